@@ -1,0 +1,1 @@
+"""Settings: TOML in, frozen dataclasses out, every fault of a file named at once."""

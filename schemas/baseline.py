@@ -1,0 +1,156 @@
+"""What does healthy look like for each lane of a model?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from schemas.arrays import LIMIT_BYTES, Counts, lane_slices, pack, unpack
+from schemas.binning import Binning
+from schemas.fields import MalformedRecordError, malformed
+from schemas.output import Millis, Name
+
+_HEADER_ROOM_BYTES = 200_000
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="baseline"):
+    schema: int = 1
+    model: Name
+    version: Annotated[int, Meta(ge=1)]
+    valid_from_ms: Millis
+    part: Annotated[int, Meta(ge=0)]
+    parts: Annotated[int, Meta(ge=1)]
+    binning: Binning
+    reference_ms: tuple[Millis, Millis]
+    armed: dict[str, list[str]]
+    tolerance: dict[str, float]
+    decided_at_ms: Millis
+    lanes: list[str]
+
+
+_HEADER = msgspec.json.Decoder(_Header)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Baseline:
+    """The reference of a model: its bins, and the sum of all window statistics over its healthy history.
+
+    A detector fits itself to `arrays`, which are the same statistics that it reads later, so that one file defines
+    both. Lanes of a part are whole; the header stands in every part.
+
+    Parameters
+    ----------
+    version
+        1, 2, …: what window statistics name. 0 is no baseline, in code.
+    valid_from_ms
+        Event time from which ticks use it, at least 2 min after publication.
+    reference_ms
+        The healthy history, `[from, to)`, in its own event time.
+    armed
+        Per detector the lanes that passed the replay of `tocsin baseline build`; all others are in shadow.
+    tolerance
+        Per detector what was added in log-odds until the replay passed: show it to the owner.
+    arrays
+        Per statistic `int64[lanes, ...]`.
+    """
+
+    model: str
+    version: int
+    valid_from_ms: int
+    part: int = 0
+    parts: int = 1
+    binning: Binning
+    reference_ms: tuple[int, int]
+    armed: Mapping[str, tuple[str, ...]]
+    tolerance: Mapping[str, float]
+    decided_at_ms: int
+    lanes: tuple[str, ...]
+    arrays: Mapping[str, Counts]
+
+    def encode(self) -> bytes:
+        """Encode as `schemas.arrays` describes."""
+        header = {
+            "record": "baseline",
+            "schema": 1,
+            "model": self.model,
+            "version": self.version,
+            "valid_from_ms": self.valid_from_ms,
+            "part": self.part,
+            "parts": self.parts,
+            "binning": self.binning,
+            "reference_ms": self.reference_ms,
+            "armed": {name: list(lanes) for name, lanes in self.armed.items()},
+            "tolerance": dict(self.tolerance),
+            "decided_at_ms": self.decided_at_ms,
+        }
+        return pack(header, self.lanes, self.arrays)
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """Decode one part, or say what is wrong with the bytes."""
+        if value is None:
+            raise MalformedRecordError("baseline", "", "a JSON header and counts", "no value")
+        head, arrays = unpack(value, "baseline")
+        try:
+            header = _HEADER.decode(head)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise malformed("baseline", head, error) from None
+        return cls(
+            model=header.model,
+            version=header.version,
+            valid_from_ms=header.valid_from_ms,
+            part=header.part,
+            parts=header.parts,
+            binning=header.binning,
+            reference_ms=header.reference_ms,
+            armed={name: tuple(lanes) for name, lanes in header.armed.items()},
+            tolerance=header.tolerance,
+            decided_at_ms=header.decided_at_ms,
+            lanes=tuple(header.lanes),
+            arrays=arrays,
+        )
+
+    def split(self) -> "list[Baseline]":
+        """Cut into parts below the limit of a record."""
+        slices = lane_slices(self.arrays, len(self.lanes), LIMIT_BYTES - _HEADER_ROOM_BYTES)
+        return [self._cut(cut, part, len(slices)) for part, cut in enumerate(slices)]
+
+    def _cut(self, cut: slice, part: int, parts: int) -> "Baseline":
+        return Baseline(
+            model=self.model,
+            version=self.version,
+            valid_from_ms=self.valid_from_ms,
+            part=part,
+            parts=parts,
+            binning=self.binning,
+            reference_ms=self.reference_ms,
+            armed=self.armed,
+            tolerance=self.tolerance,
+            decided_at_ms=self.decided_at_ms,
+            lanes=self.lanes[cut],
+            arrays={name: np.ascontiguousarray(array[cut]) for name, array in self.arrays.items()},
+        )
+
+    @staticmethod
+    def joined(parts: "list[Baseline]") -> "Baseline | None":
+        """Put the parts of one version together; None while one is missing."""
+        by_part = {one.part: one for one in parts}
+        if not parts or len(by_part) < parts[0].parts:
+            return None
+        whole = [by_part[part] for part in range(parts[0].parts)]
+        first = whole[0]
+        return Baseline(
+            model=first.model,
+            version=first.version,
+            valid_from_ms=first.valid_from_ms,
+            binning=first.binning,
+            reference_ms=first.reference_ms,
+            armed=first.armed,
+            tolerance=first.tolerance,
+            decided_at_ms=first.decided_at_ms,
+            lanes=tuple(lane for one in whole for lane in one.lanes),
+            arrays={name: np.concatenate([one.arrays[name] for one in whole]) for name in first.arrays},
+        )

@@ -1,0 +1,1 @@
+"""Stages, which are pure, and the runtime, which alone knows the world."""

@@ -1,0 +1,1 @@
+"""The world: Kafka, Faust, HTTP, files, the clock, the command line."""
