@@ -1,0 +1,48 @@
+# Everything here works on a machine that has Python 3.11, pip and make: uv, Kafka and Java are brought into folders.
+
+UV    := sh deploy/uv.sh
+RUN   := $(UV) run --frozen
+KAFKA := $(UV) run --frozen --group kafka python deploy/kafka/local_kafka.py
+SEEDS ?= 100
+
+.NOTPARALLEL:
+.PHONY: help setup demo test check lint sim kafka kafka-stop kafka-fetch clean
+
+help: ## say what there is
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## make the environment of a developer in .venv
+	$(UV) sync --frozen --group kafka
+
+demo: ## from two topics to a delivered notification, nothing to install; BROKER=host:port takes a Kafka
+	$(RUN) --no-dev tocsin demo $(if $(BROKER),--broker $(BROKER))
+
+test: lint kafka-fetch ## all checks and all tests, with a real Kafka
+	@mkdir -p build
+	$(RUN) --group kafka python -Im pytest --junitxml=build/junit.xml
+
+check: lint ## all checks and the quick tests, for each change
+	$(RUN) python -Im pytest -m "not kafka and not slow"
+
+lint: ## layout, lint, types, and what may import what
+	$(RUN) ruff format --check
+	$(RUN) ruff check
+	$(RUN) mypy schemas detectors config streams tests deploy
+	$(RUN) lint-imports
+
+sim: ## all stages under faults: SEEDS=n runs, from SEED=s on; results in build/sim.json
+	@mkdir -p build
+	$(RUN) python tests/simulation/run.py --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+
+kafka: kafka-fetch ## start a real Kafka on loopback and print its address; PORT=n, NODES=1|3
+	@$(KAFKA) start --data build/kafka --address-file build/kafka.address $(if $(PORT),--port $(PORT)) $(if $(NODES),--nodes $(NODES))
+
+kafka-stop: ## stop it; its records stay in build/kafka
+	@test ! -e build/kafka/cluster.json || $(KAFKA) stop --data build/kafka
+	@rm -f build/kafka.address
+
+kafka-fetch: ## download Kafka, and Java where there is none, once
+	@$(KAFKA) fetch
+
+clean: kafka-stop ## remove all that was made here, except what was downloaded into the user's cache
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,41 @@
+"""Do the four import names mean this checkout, and does a wheel carry them and nothing else?"""
+
+import importlib.util
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"schemas", "detectors", "config", "streams"}
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_an_import_name_resolves_into_this_checkout(name: str) -> None:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    assert [Path(folder) for folder in spec.submodule_search_locations] == [ROOT / name]
+
+
+def test_no_folder_below_tests_is_a_package() -> None:
+    # `tests/config/__init__.py` would be imported as `config`
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.slow
+def test_a_wheel_carries_exactly_the_four_packages(tmp_path: Path) -> None:
+    build = ["sh", "deploy/uv.sh", "build", "--wheel", "--out-dir", str(tmp_path)]
+    subprocess.run(build, check=True, capture_output=True, cwd=ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == PACKAGES
+    here = {
+        str(file.relative_to(ROOT))
+        for name in PACKAGES
+        for file in (ROOT / name).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert here <= set(names)
