@@ -1,0 +1,240 @@
+"""Which record comes next, and how is one read that was skipped?
+
+Faust by itself loses events at a restart with a backlog, so committed offsets decide nothing here. The next expected
+offset of each input partition, its *cursor*, is a row in the stage's own table, written last with what the record
+changed. A record below the cursor is a repeat, one above it shows that some were skipped: they are read back from the
+topic itself.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from streams.runtime.stage_spec import Headers
+from streams.stages.stage import Overlay
+
+CURSOR_MARK = "@"
+POLL_S = 0.2
+
+
+class Place(Enum):
+    """Where a record stands, seen from the cursor."""
+
+    REPEAT = "repeat"
+    NEXT = "next"
+    AHEAD = "ahead"
+
+
+def place(cursor: int, offset: int) -> Place:
+    """Compare an offset with the cursor.
+
+    >>> [place(7, offset).value for offset in (6, 7, 9)]
+    ['repeat', 'next', 'ahead']
+    """
+    if offset < cursor:
+        return Place.REPEAT
+    return Place.NEXT if offset == cursor else Place.AHEAD
+
+
+def table_key(partition: int, key: str) -> bytes:
+    """Name a row in the table that all partitions share.
+
+    >>> table_key(3, "incident/7"), table_key(3, "@findings")
+    (b'3/incident/7', b'3/@findings')
+    """
+    return f"{partition}/{key}".encode()
+
+
+def partition_of_key(key: bytes) -> int:
+    """Return whose row it is.
+
+    >>> partition_of_key(b"3/incident/7")
+    3
+    """
+    return int(key.partition(b"/")[0])
+
+
+@dataclass(slots=True)
+class Changes:
+    """What is to be made durable of one partition: rows first (None: deleted), then cursors by topic."""
+
+    rows: dict[str, bytes | None] = field(default_factory=dict)
+    cursors: dict[str, int] = field(default_factory=dict)
+
+    def records(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
+        """Return keys and values of the changelog in the order of writing, cursors last.
+
+        >>> list(Changes({"a": b"1", "b": None}, {"findings": 8}).records(2))
+        [(b'2/a', b'1'), (b'2/b', None), (b'2/@findings', b'8')]
+        """
+        for key, row in self.rows.items():
+            yield table_key(partition, key), row
+        for topic, offset in self.cursors.items():
+            yield table_key(partition, f"{CURSOR_MARK}{topic}"), str(offset).encode()
+
+
+class View:
+    """Rows and cursors of one partition, taken out of a table that holds all partitions.
+
+    >>> view = View(2, {b"2/a": b"1", b"2/@findings": b"7", b"3/a": b"foreign"})
+    >>> dict(view.rows), view.cursors
+    ({'a': b'1'}, {'findings': 7})
+    >>> view.rows["b"] = b"2"; view.cursors["findings"] = 8
+    >>> changes = Changes(); view.settle(changes); list(changes.records(2))
+    [(b'2/b', b'2'), (b'2/@findings', b'8')]
+    >>> view.settle(changes := Changes()); list(changes.records(2)), dict(view.rows)
+    ([], {'a': b'1', 'b': b'2'})
+    """
+
+    def __init__(self, partition: int, table: Mapping[bytes, bytes]) -> None:
+        self._held: dict[str, bytes] = {}
+        self.cursors: dict[str, int] = {}
+        prefix = table_key(partition, "")
+        for key, value in table.items():
+            if key.startswith(prefix):
+                name = key[len(prefix) :].decode()
+                if name.startswith(CURSOR_MARK):
+                    self.cursors[name.removeprefix(CURSOR_MARK)] = int(value)
+                else:
+                    self._held[name] = value
+        self._settled_cursors = dict(self.cursors)
+        self.rows: Overlay[bytes] = Overlay(self._held)
+
+    def settle(self, changes: Changes) -> None:
+        """Move what was assigned, and how far was read, into `changes`."""
+        rows = self.rows.changes()
+        for key, row in rows.items():
+            assert not key.startswith(CURSOR_MARK), f"{key}: keys with {CURSOR_MARK} are the host's"
+            if row is None:
+                self._held.pop(key, None)
+            else:
+                assert row, f"{key}: an empty row cannot be told from a deleted one"
+                self._held[key] = row
+        self.rows.settle()
+        changes.rows.update(rows)
+        moved = {topic: at for topic, at in self.cursors.items() if self._settled_cursors.get(topic) != at}
+        if rows or moved:
+            changes.cursors.update(moved)
+            self._settled_cursors.update(moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """One record as it lies in the log."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def headers_of(raw: object) -> Headers:
+    """Bring either client's headers into one form.
+
+    >>> headers_of(None), headers_of([("a", b"1"), ("b", None)])
+    ((), (('a', b'1'), ('b', b'')))
+    """
+    return tuple((str(name), value or b"") for name, value in raw) if isinstance(raw, list | tuple) else ()
+
+
+class ReadBackError(RuntimeError):
+    """The broker did not give what it holds in time; the process ends and starts again."""
+
+
+class ReadBack:
+    """A short-lived reader of one partition, outside of any group. It blocks: call it off the loop."""
+
+    def __init__(self, consumer: Consumer, topic: str, partition: int, wait_ms: int) -> None:
+        self._consumer = consumer
+        self._at = TopicPartition(topic, partition)
+        self._wait_ms = wait_ms
+        self._assigned_from: int | None = None
+
+    def read(self, start: int, end: int, limit: int) -> tuple[Sequence[Bytes], int]:
+        """Read at most `limit` records of `[start, end)`; return them and the offset to go on from.
+
+        What compaction or a transaction's marker left empty is passed over: then the second exceeds the last record's
+        offset by more than one.
+        """
+        topic, partition = self._at.topic, self._at.partition
+        if self._assigned_from != start:
+            self._consumer.assign([TopicPartition(topic, partition, start)])
+        records: list[Bytes] = []
+        waits = self._wait_ms / 1000 / POLL_S
+        while len(records) < limit:
+            message = self._consumer.poll(POLL_S)
+            if message is None:
+                waits -= 1
+                if waits <= 0:
+                    raise ReadBackError(f"{topic}[{partition}]: nothing from {start} on in {self._wait_ms} ms")
+                continue
+            error = message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- so it is named in the client
+                    return records, min(end, message.offset() or start)
+                if error.code() == KafkaError.OFFSET_OUT_OF_RANGE or error.fatal():
+                    raise KafkaException(error)
+                continue
+            offset = message.offset()
+            assert offset is not None
+            if offset >= end:
+                return records, end
+            records.append(Bytes(offset, message.key(), message.value(), headers_of(message.headers())))
+            if offset == end - 1:
+                return records, end
+        self._assigned_from = records[-1].offset + 1
+        return records, self._assigned_from
+
+
+class Edges:
+    """Where do partitions begin and end, as the broker says now? It blocks: call it off the loop.
+
+    Not asked through Faust's consumer, whose connection serves a fetch that waits 1.5 s before it serves this.
+    """
+
+    def __init__(self, client: Mapping[str, str], wait_ms: int) -> None:
+        self._admin = AdminClient({**client})
+        self._wait_s = wait_ms / 1000
+
+    def partitions(self, topic: str) -> int:
+        """Count a topic's partitions, 0 where there is none."""
+        return len(self._admin.list_topics(topic, timeout=self._wait_s).topics[topic].partitions)
+
+    def starts(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Return the first offset that is still there, by (topic, partition)."""
+        return self._ask(places, OffsetSpec.earliest())
+
+    def ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Return the offset that the next record will get; all that was acknowledged before is below it."""
+        return self._ask(places, OffsetSpec.latest())
+
+    def _ask(self, places: Iterable[tuple[str, int]], which: OffsetSpec) -> dict[tuple[str, int], int]:
+        asked = {TopicPartition(topic, partition): which for topic, partition in places}
+        if not asked:
+            return {}
+        answers = self._admin.list_offsets(asked, request_timeout=self._wait_s)
+        return {(at.topic, at.partition): answer.result(self._wait_s).offset for at, answer in answers.items()}
+
+
+@contextmanager
+def read_back(client: Mapping[str, str], topic: str, partition: int, wait_ms: int) -> Iterator[ReadBack]:
+    """Open a reader for one partition; `client` holds `bootstrap.servers` and the security settings of librdkafka."""
+    consumer = Consumer(
+        {
+            **client,
+            "group.id": "tocsin-read-back",  # the client wants one; nothing joins or commits
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_uncommitted",  # as Faust: a record is the same through either door
+        }
+    )
+    try:
+        yield ReadBack(consumer, topic, partition, wait_ms)
+    finally:
+        consumer.close()

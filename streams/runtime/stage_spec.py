@@ -1,0 +1,63 @@
+"""What must a host know of a stage, beside the stage itself?"""
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from schemas.fields import MalformedRecordError
+from streams.stages.stage import Stage
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Headers = tuple[tuple[str, bytes], ...]
+Rows = MutableMapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routed:
+    """An output as bytes, and where it goes; `partition` None means by murmur2 of the key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpec(Generic[In, Out]):
+    """One stage as its host sees it. Topics are named without the deployment's prefix.
+
+    Parameters
+    ----------
+    name
+        The stage's verb; its table and changelog are called after it.
+    inputs
+        Topics which it reads, all with the same number of partitions; the clock is not among them.
+    make_stage
+        `(rows, partition)` to a stage over those rows. Keys that begin with `@` are the host's. A stage that has a
+        method `clock(now_ms: int, live: bool) -> list[Out]` is told each clock value that comes, and whether it had
+        then read all there was.
+    decode
+        `(topic, key, value, headers)` to a record, or `MalformedRecordError`.
+    advance_by
+        `clock`: the host calls `advance` with the clock, at the live edge. `records`: the stage's own inputs tell the
+        time, and the host calls `advance` never.
+    told_at_ms
+        Decision time which a record carries, None where it carries none. Far behind, a stage that advances by the
+        clock advances by this.
+    route
+        An output to bytes and place.
+    dead
+        `(topic, partition, offset, key, value, error)` to the dead letter, an output like any other.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    make_stage: Callable[[Rows, int], Stage[In, Out]]
+    decode: Callable[[str, bytes | None, bytes | None, Headers], In]
+    advance_by: Literal["clock", "records"]
+    told_at_ms: Callable[[In], int | None]
+    route: Callable[[Out], Routed]
+    dead: Callable[[str, int, int, bytes | None, bytes | None, MalformedRecordError], Out]
