@@ -1,0 +1,306 @@
+"""How do files and the environment become settings? In layers, each fault named, all at once.
+
+From below: `default.toml`, the operator's file, the environment (`TOCSIN__JOIN__LABEL_WAIT_MS`), the command line.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from config.fault import Fault, SettingsError
+from config.lines import SettingPath, lines_of
+from config.reader import Branch, Given, Table, duration_text, layered
+from config.settings import DetectSettings, JoinSettings, KafkaSettings, SecuritySettings, Settings
+from schemas.model import Model
+
+DEFAULT_FILE = Path(__file__).with_name("default.toml")
+PREFIX = "TOCSIN__"
+PSEUDO_MODEL = "tocsin"
+"""The model under whose name Tocsin watches itself."""
+
+MOST_A_WEEK = 1000
+"""Beyond that many false pages a week nobody would read them."""
+
+_NAMES = "a list of different names"
+_DECLARED = "a list of declared features"
+_SCORE = (
+    "a score from 0 to 1",
+    lambda score: 0 <= score <= 1,
+    "write the score from which the positive class is answered",
+)
+_S, _MIN, _H, _D = 1_000, 60_000, 3_600_000, 86_400_000
+LONGEST_WAIT_MS = 400 * _D
+"""As long as the topics of incidents keep what became of it."""
+_SYNTAX = re.compile(r"(.*?)(?: \(at (?:line (\d+), column \d+|end of document)\))?", re.DOTALL)
+
+
+def load(file: Path | None, environment: Mapping[str, str], options: Mapping[str, tuple[str, str]]) -> Settings:
+    """Read all sources and check them.
+
+    Parameters
+    ----------
+    file
+        The operator's own; None for the defaults alone.
+    environment
+        All of it; what does not begin with `TOCSIN__` is ignored.
+    options
+        From the command line: dotted setting to (option, text), for instance `kafka.broker` to
+        `("--broker", "localhost:9092")`.
+
+    Raises
+    ------
+    SettingsError
+        With every fault that was found.
+    """
+    faults: list[Fault] = []
+    given = _from_text(DEFAULT_FILE.name, DEFAULT_FILE.read_text(encoding="utf-8"), faults)
+    if file is not None:
+        given = layered(given, _from_file(file, faults))
+    for name in sorted(environment):
+        if name.startswith(PREFIX):
+            path = tuple(name.removeprefix(PREFIX).split("__"))
+            given = layered(given, _branch(_found(path, given), Given(environment[name], name, 0, raw=True)))
+    for setting, (option, text) in options.items():
+        given = layered(given, _branch(tuple(setting.split(".")), Given(text, option, 0, raw=True)))
+    table = Table("", given, faults)
+    settings = _settings(table)
+    if faults:
+        raise SettingsError(faults)
+    return settings
+
+
+def _from_file(file: Path, faults: list[Fault]) -> Branch:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        got = error.strerror if isinstance(error, OSError) and error.strerror else "bytes that are no UTF-8"
+        remedy = "name a file that exists, or leave --config out"
+        faults.append(Fault(source=str(file), line=0, setting="", expected="a TOML file", got=got, remedy=remedy))
+        return Branch({}, str(file), 0)
+    return _from_text(str(file), text, faults)
+
+
+def _from_text(source: str, text: str, faults: list[Fault]) -> Branch:
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        said = _SYNTAX.fullmatch(str(error))
+        assert said is not None
+        line = int(said[2]) if said[2] else len(text.splitlines())
+        remedy = "mend this line first: nothing else of the file can be read"
+        faults.append(
+            Fault(
+                source=source,
+                line=line,
+                setting="",
+                expected="TOML",
+                got=f"something else ({said[1].lower()})",
+                remedy=remedy,
+            )
+        )
+        return Branch({}, source, line)
+    return _placed(source, raw, (), lines_of(text), 0)
+
+
+def _placed(
+    source: str, raw: Mapping[str, object], path: SettingPath, lines: Mapping[SettingPath, int], at: int
+) -> Branch:
+    """Give each value of a file its line; what has none of its own stands where its table stands."""
+    children: dict[str, Given | Branch] = {}
+    for name, value in raw.items():
+        inner = (*path, name)
+        line = lines.get(inner, at)
+        children[name] = (
+            _placed(source, value, inner, lines, line) if isinstance(value, dict) else Given(value, source, line)
+        )
+    own = lines.get(path) or min((child.line for child in children.values()), default=at)
+    return Branch(children, source, own)
+
+
+def _branch(path: SettingPath, leaf: Given) -> Branch:
+    """Wrap one value in the tables that its path names."""
+    node: Given | Branch = leaf
+    for name in reversed(path):
+        node = Branch({name: node}, leaf.source, leaf.line)
+    assert isinstance(node, Branch)
+    return node
+
+
+def _found(path: SettingPath, given: Branch) -> SettingPath:
+    """Find what a variable means: names are compared in upper case, with `_` for whatever a variable cannot hold.
+
+    >>> below = Branch({"models": Branch({"Fraud-2": Branch({}, "a", 1)}, "a", 1)}, "a", 1)
+    >>> _found(("MODELS", "FRAUD_2", "SLA_ACCURACY"), below)
+    ('models', 'Fraud-2', 'sla_accuracy')
+    """
+    found: list[str] = []
+    node: Given | Branch | None = given
+    for part in path:
+        names = node.children if isinstance(node, Branch) else {}
+        name = next(
+            (name for name in names if re.sub(r"[^A-Za-z0-9]", "_", name).upper() == part.upper()), part.lower()
+        )
+        found.append(name)
+        node = names.get(name)
+    return tuple(found)
+
+
+def _settings(table: Table) -> Settings:
+    name = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+    tenant = table.text("tenant", "letters, digits, dots and dashes, at most 64", "acme", pattern=name)
+    environment = table.text("environment", "letters, digits, dots and dashes, at most 64", "production", pattern=name)
+    kafka = _kafka(table.table("kafka"))
+    join = _join(table.table("join"))
+    detect = _detect(table.table("detect"))
+    defaults, listed = table.table("model_defaults"), table.table("models")
+    _check_model_defaults(defaults)
+    models = {name: _model(name, listed.table(name), defaults, join) for name in listed.names()}
+    if PSEUDO_MODEL in models:
+        listed.note(
+            PSEUDO_MODEL, "a name of a model of yours", PSEUDO_MODEL, "rename it: Tocsin watches itself under this name"
+        )
+    table.close()
+    return Settings(tenant=tenant, environment=environment, kafka=kafka, join=join, detect=detect, models=models)
+
+
+def _kafka(table: Table) -> KafkaSettings:
+    kafka = KafkaSettings(
+        broker=table.text(
+            "broker", "HOST:PORT, several with commas", "localhost:9092", pattern=r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*"
+        ),
+        topic_prefix=table.text(
+            "topic_prefix",
+            "letters, digits, dots, dashes and underscores, at most 64",
+            "staging.",
+            pattern=r"[A-Za-z0-9._-]{0,64}",
+        ),
+        security=_security(table.table("security")),
+        input_partitions=table.whole("input_partitions", 1, 1024),
+        output_partitions=table.whole("output_partitions", 1, 1024),
+        replication=table.whole("replication", 1, 16),
+        delivery_wait_ms=table.duration("delivery_wait", _S, 10 * _MIN),
+        request_wait_ms=table.duration("request_wait", _S, 10 * _MIN),
+    )
+    table.close()
+    return kafka
+
+
+def _security(table: Table) -> SecuritySettings:
+    security = SecuritySettings(
+        protocol=table.choice("protocol", ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")),
+        mechanism=table.choice("mechanism", ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")),
+        username=table.text("username", "a name", "tocsin"),
+        password=table.secret("password"),
+        ca_file=table.text("ca_file", "a path", "/etc/tocsin/ca.pem"),
+        certificate_file=table.text("certificate_file", "a path", "/etc/tocsin/client.pem"),
+        key_file=table.text("key_file", "a path", "/etc/tocsin/client.key"),
+        key_password=table.secret("key_password"),
+    )
+    if security.protocol.startswith("SASL"):
+        if not security.username:
+            expected = f"a name, for {security.protocol} needs one"
+            table.note("username", expected, "nothing", 'write for instance username = "tocsin"', at="protocol")
+        if security.password is None:
+            expected = f"a password, for {security.protocol} needs one"
+            table.note("password", expected, "nothing", "set TOCSIN__KAFKA__SECURITY__PASSWORD", at="protocol")
+    table.close()
+    return security
+
+
+def _join(table: Table) -> JoinSettings:
+    join = JoinSettings(
+        tick_ms=table.duration("tick", 100, _H),
+        allowed_disorder_ms=table.duration("allowed_disorder", 0, _D),
+        idle_after_ms=table.duration("idle_after", _S, _D),
+        label_wait_ms=table.duration("label_wait", _S, LONGEST_WAIT_MS),
+        orphan_wait_ms=table.duration("orphan_wait", _S, 30 * _D),
+        correction_wait_ms=table.duration("correction_wait", 0, 30 * _D),
+        future_skew_ms=table.duration("future_skew", 0, _D),
+        checkpoint_ms=table.duration("checkpoint", 100, _MIN),
+        folder=table.text("folder", "a path", "tocsin-data", pattern=r".+"),
+    )
+    if _H % join.tick_ms:
+        remedy = "use for instance 10 s, 15 s, 30 s or 1 min"
+        table.note("tick", "a divisor of one hour", duration_text(join.tick_ms), remedy)
+    _at_least_a_tick(table, join.label_wait_ms, join.tick_ms)
+    table.close()
+    return join
+
+
+def _detect(table: Table) -> DetectSettings:
+    budget = (
+        f"a number above 0, at most {MOST_A_WEEK}",
+        lambda rate: 0 < rate <= MOST_A_WEEK,
+        "say how many false ones a week you can bear",
+    )
+    detect = DetectSettings(
+        pages_per_week=table.number("pages_per_week", *budget),
+        tickets_per_week=table.number("tickets_per_week", *budget),
+        max_lanes_per_model=table.whole("max_lanes_per_model", 1, 5000),
+        max_rollups_per_model=table.whole("max_rollups_per_model", 1, 500),
+    )
+    table.close()
+    return detect
+
+
+def _at_least_a_tick(table: Table, label_wait_ms: int, tick_ms: int) -> None:
+    if label_wait_ms < tick_ms:
+        expected = f"at least one tick ({duration_text(tick_ms)})"
+        table.note("label_wait", expected, duration_text(label_wait_ms), "raise it, or make the tick shorter")
+
+
+def _check_model_defaults(table: Table) -> None:
+    """Check them by themselves too: there may be no model yet."""
+    table.number("threshold", *_SCORE)
+    table.texts("segments", _NAMES)
+    table.texts("required", _DECLARED)
+    table.choice("criticality", ("low", "normal", "high"))
+    table.choice("tier", ("critical", "standard", "long_tail"))
+    table.close()
+
+
+def _model(name: str, own: Table, defaults: Table, join: JoinSettings) -> Model:
+    table = own.over(defaults)
+    kind: Literal["classification", "regression", "text"] = table.choice(
+        "kind", ("classification", "regression", "text")
+    )
+    if kind == "regression":
+        expected, remedy = "the largest error that is still right, above 0", "write it in the unit of the prediction"
+        if not own.has("threshold"):
+            own.note("threshold", expected, "nothing", remedy)
+        threshold = table.number("threshold", expected, lambda error: error > 0, remedy)
+    else:
+        threshold = table.number("threshold", *_SCORE)
+    sla_accuracy = None
+    if table.has("sla_accuracy"):
+        expected, remedy = "a share above 0 and below 1", "write 0.95 for 95 %"
+        sla_accuracy = table.number("sla_accuracy", expected, lambda share: 0 < share < 1, remedy)
+    inner = table.table("features")
+    features: dict[str, Literal["numeric", "categorical"]] = {
+        feature: inner.choice(feature, ("numeric", "categorical")) for feature in inner.names()
+    }
+    required = table.texts("required", _DECLARED)
+    if undeclared := [feature for feature in required if feature not in features]:
+        expected = f"declared features ({', '.join(features) or 'there are none'})"
+        remedy = "declare them under features, or leave them out"
+        table.note("required", expected, ", ".join(undeclared), remedy)
+    label_wait_ms = join.label_wait_ms
+    if table.has("label_wait") or table.has("label_wait_ms"):
+        label_wait_ms = table.duration("label_wait", _S, LONGEST_WAIT_MS)
+        _at_least_a_tick(table, label_wait_ms, join.tick_ms)
+    model = Model(
+        name=name,
+        kind=kind,
+        threshold=threshold,
+        sla_accuracy=sla_accuracy,
+        segments=table.texts("segments", _NAMES),
+        features=features,
+        required=required,
+        label_wait_ms=label_wait_ms,
+        criticality=table.choice("criticality", ("low", "normal", "high")),
+        tier=table.choice("tier", ("critical", "standard", "long_tail")),
+    )
+    table.close()
+    return model

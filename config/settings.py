@@ -1,0 +1,169 @@
+"""What can be chosen? Everything that a deployment of Tocsin is told, units in the names.
+
+No field has a default: `default.toml` states each once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.model import Model
+
+Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecuritySettings:
+    """How a client proves itself to the brokers.
+
+    Parameters
+    ----------
+    ca_file, certificate_file, key_file
+        Paths; empty where the system's authorities, or no certificate of our own, are meant.
+    password, key_password
+        From the environment only; never shown.
+    """
+
+    protocol: Protocol
+    mechanism: Mechanism
+    username: str
+    password: str | None = field(repr=False)
+    ca_file: str
+    certificate_file: str
+    key_file: str
+    key_password: str | None = field(repr=False)
+
+    def client(self) -> dict[str, str]:
+        """Return settings of librdkafka, only those that say something.
+
+        >>> SecuritySettings(protocol="SASL_SSL", mechanism="PLAIN", username="u", password="p", ca_file="",
+        ...                  certificate_file="", key_file="", key_password=None).client()
+        {'security.protocol': 'SASL_SSL', 'sasl.mechanism': 'PLAIN', 'sasl.username': 'u', 'sasl.password': 'p'}
+        """
+        if self.protocol == "PLAINTEXT":
+            return {}
+        said: dict[str, str | None] = {"security.protocol": self.protocol}
+        if self.protocol.startswith("SASL"):
+            said |= {
+                "sasl.mechanism": self.mechanism,
+                "sasl.username": self.username,
+                "sasl.password": self.password,
+            }
+        if self.protocol.endswith("SSL"):
+            said |= {
+                "ssl.ca.location": self.ca_file,
+                "ssl.certificate.location": self.certificate_file,
+                "ssl.key.location": self.key_file,
+                "ssl.key.password": self.key_password,
+            }
+        return {name: value for name, value in said.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaSettings:
+    """Where the topics are, and how they are cut.
+
+    Parameters
+    ----------
+    broker
+        `HOST:PORT`, several with commas.
+    topic_prefix
+        What keeps deployments apart on one cluster, for instance `demo.`.
+    input_partitions
+        Of `model-outputs`, `labels` and `pending-changelog`.
+    output_partitions
+        Of everything past the join.
+    replication
+        Copies of each partition; with 3 and more, two of them must acknowledge a write.
+    delivery_wait_ms
+        How long the brokers may take to acknowledge a write, before the writer gives up.
+    request_wait_ms
+        How long the brokers may take to answer a question about topics, offsets or a log's content.
+    """
+
+    broker: str
+    topic_prefix: str
+    security: SecuritySettings
+    input_partitions: int
+    output_partitions: int
+    replication: int
+    delivery_wait_ms: int
+    request_wait_ms: int
+
+    def client(self) -> dict[str, str]:
+        """Return what every librdkafka client of this deployment is given."""
+        return {"bootstrap.servers": self.broker, **self.security.client()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinSettings:
+    """The waits of the join, in event time unless said otherwise.
+
+    Parameters
+    ----------
+    tick_ms
+        Smallest closed interval; a divisor of one hour.
+    allowed_disorder_ms
+        How far behind the newest row of its partition a row may be and still count in its own tick.
+    idle_after_ms
+        How long a partition at its edge may be silent before the clock moves it.
+    label_wait_ms
+        How long after an output its label may come, where a model says nothing else.
+    orphan_wait_ms
+        How long a label waits for its output.
+    correction_wait_ms
+        How long after the first label a correction still counts.
+    future_skew_ms
+        How far beyond its broker's time a row's own time may lie before the row is refused.
+    checkpoint_ms
+        How often state is made durable, in wall time.
+    """
+
+    tick_ms: int
+    allowed_disorder_ms: int
+    idle_after_ms: int
+    label_wait_ms: int
+    orphan_wait_ms: int
+    correction_wait_ms: int
+    future_skew_ms: int
+    checkpoint_ms: int
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectSettings:
+    """What false pages may cost.
+
+    Parameters
+    ----------
+    pages_per_week, tickets_per_week
+        Expected false pages, and tickets, of a week, over all models, lanes and detectors together.
+    max_lanes_per_model, max_rollups_per_model
+        Between how many a model's share is divided; a baseline never lists more.
+    """
+
+    pages_per_week: float
+    tickets_per_week: float
+    max_lanes_per_model: int
+    max_rollups_per_model: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything, checked.
+
+    Parameters
+    ----------
+    tenant, environment
+        Whose deployment it is, and which: part of every finding's and incident's identity.
+    models
+        By name; a model that is not listed is joined and counted, and has no armed lane.
+    """
+
+    tenant: str
+    environment: str
+    kafka: KafkaSettings
+    join: JoinSettings
+    detect: DetectSettings
+    models: Mapping[str, Model]

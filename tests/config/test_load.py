@@ -1,0 +1,130 @@
+"""Settings: layers, faults, and nothing left to chance."""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+
+from config.fault import Fault, SettingsError
+from config.load import DEFAULT_FILE, load
+
+FAULTS = sorted((Path(__file__).parent / "faults").glob("*.toml"))
+MARK = "# fault: "
+
+
+def expected_faults(file: Path) -> list[str]:
+    """Read what a file says of itself: `# fault:` comments, each at the end of the faulty line or on a line after it."""
+    found, line = [], 0
+    for number, text in enumerate(file.read_text().splitlines(), start=1):
+        before, mark, said = text.partition(MARK)
+        line = number if before.strip() else line
+        if mark:
+            found.append(f"{file}:{line}: {said}")
+    return found
+
+
+def faults_of(file: Path | None, environment: Mapping[str, str]) -> tuple[Fault, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(file, environment, {})
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("file", FAULTS, ids=lambda file: file.stem)
+def test_every_fault_of_a_file_is_named_with_its_line_what_was_expected_what_came_and_what_to_do(file: Path) -> None:
+    assert [str(fault) for fault in faults_of(file, {})] == expected_faults(file)
+
+
+def test_each_faulty_file_says_what_is_wrong_with_it() -> None:
+    assert [file.stem for file in FAULTS if not expected_faults(file)] == []
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    settings = load(None, {}, {})
+    join, detect = settings.join, settings.detect
+    assert (join.tick_ms, join.allowed_disorder_ms, join.idle_after_ms) == (10_000, 10_000, 30_000)
+    assert (join.label_wait_ms, join.orphan_wait_ms, join.correction_wait_ms) == (1_209_600_000, 86_400_000, 86_400_000)
+    assert (join.future_skew_ms, join.checkpoint_ms) == (300_000, 2_000)
+    assert (detect.pages_per_week, detect.tickets_per_week) == (1, 20)
+    assert (detect.max_lanes_per_model, detect.max_rollups_per_model) == (500, 16)
+    assert (settings.kafka.input_partitions, settings.kafka.output_partitions) == (4, 4)
+
+
+def no_defaults(kind: type) -> list[str]:
+    assert is_dataclass(kind)
+    return [f"{kind.__name__}.{field.name}" for field in fields(kind) if field.default is not field.default_factory]
+
+
+def test_no_setting_has_a_default_in_code() -> None:
+    settings = load(None, {}, {})
+    parts = [settings, *(getattr(settings, field.name) for field in fields(settings)), settings.kafka.security]
+    assert [name for part in parts if is_dataclass(part) for name in no_defaults(type(part))] == []
+
+
+def test_a_file_says_only_what_it_wants_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[join]\ntick = "1 min"\n[models.fraud]\nkind = "classification"\nsla_accuracy = 0.9\n')
+    settings = load(file, {}, {})
+    assert settings.join.tick_ms == 60_000
+    assert settings.join.idle_after_ms == 30_000
+    fraud = settings.models["fraud"]
+    assert (fraud.threshold, fraud.tier, fraud.label_wait_ms) == (0.5, "standard", settings.join.label_wait_ms)
+
+
+def test_the_environment_is_above_the_file_and_the_command_line_above_both(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('tenant = "file"\nenvironment = "file"\n[kafka]\ntopic_prefix = "file."\n')
+    environment = {"TOCSIN__ENVIRONMENT": "variable", "TOCSIN__KAFKA__TOPIC_PREFIX": "variable.", "PATH": "/bin"}
+    settings = load(file, environment, {"kafka.topic_prefix": ("--topic-prefix", "option.")})
+    assert (settings.tenant, settings.environment, settings.kafka.topic_prefix) == ("file", "variable", "option.")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "wait_ms"),
+    [
+        ("TOCSIN__JOIN__LABEL_WAIT_MS", "86400000", 86_400_000),
+        ("TOCSIN__JOIN__LABEL_WAIT", "36 h", 129_600_000),
+    ],
+)
+def test_a_variable_replaces_a_duration_in_either_form(variable: str, text: str, wait_ms: int) -> None:
+    assert load(None, {variable: text}, {}).join.label_wait_ms == wait_ms
+
+
+def test_a_variable_finds_a_model_whose_name_no_variable_can_hold(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[models."Fraud-2.1"]\nkind = "classification"\n')
+    settings = load(file, {"TOCSIN__MODELS__FRAUD_2_1__SEGMENTS": '["region"]'}, {})
+    assert settings.models["Fraud-2.1"].segments == ("region",)
+
+
+def test_a_password_of_digits_stays_a_text_and_is_never_shown() -> None:
+    environment = {
+        "TOCSIN__KAFKA__SECURITY__PROTOCOL": "SASL_SSL",
+        "TOCSIN__KAFKA__SECURITY__USERNAME": "007",
+        "TOCSIN__KAFKA__SECURITY__PASSWORD": "0123",
+    }
+    settings = load(None, environment, {})
+    assert settings.kafka.client()["sasl.password"] == "0123"
+    assert settings.kafka.client()["sasl.username"] == "007"
+    assert "0123" not in repr(settings)
+
+
+def test_a_faulty_variable_is_named_as_the_source() -> None:
+    variable, option = "TOCSIN__JOIN__TIKC", ("--broker", "nowhere")
+    with pytest.raises(SettingsError) as caught:
+        load(None, {variable: "10 s"}, {"kafka.broker": option})
+    assert [(fault.source, fault.line, fault.setting) for fault in caught.value.faults] == [
+        ("--broker", 0, "kafka.broker"),
+        (variable, 0, "join.tikc"),
+    ]
+
+
+def test_a_file_that_is_not_there_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path / "absent.toml", {})
+    assert "No such file" in fault.got
+
+
+def test_every_setting_of_the_defaults_stands_beside_a_word_or_a_unit_that_explains_it() -> None:
+    text = DEFAULT_FILE.read_text()
+    assert "TODO" not in text
+    load(DEFAULT_FILE, {}, {})  # whoever copies the file as a start has settings that load
