@@ -1,5 +1,7 @@
 """Into which bin does a value fall?"""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
@@ -81,6 +83,53 @@ def logistic_shift(p: Floats, ratio: float | Floats) -> Floats:
     """
     shifted: Floats = expit(logit(p) + np.log(ratio))
     return shifted
+
+
+NUMBER, NAME, NULL_STATE, ABSENT_STATE = 0, 1, 2, 3
+"""What a row says of a feature, before it is read as what was declared."""
+
+
+def name_slots(values: Sequence[str], bins: FeatureBins) -> Ints:
+    """Slots of category names: top category, another that the reference held, or unseen.
+
+    >>> name_slots(("a", "c", "z"), FeatureBins(name="x", kind="categorical", categories=["a", "b"], known=["c"]))
+    array([ 0, 12, 13])
+    """
+    slots = {name: slot for slot, name in enumerate(bins.categories)} | dict.fromkeys(bins.known, OTHER)
+    return np.array([slots.get(name, UNSEEN) for name in values], dtype=np.int64)
+
+
+def feature_slots(
+    state: npt.NDArray[np.int8], numbers: Floats, codes: npt.NDArray[np.int32], values: Sequence[str], bins: FeatureBins
+) -> npt.NDArray[np.int16]:
+    """Slot of one declared feature for each row, `int16[n]`.
+
+    Parameters
+    ----------
+    state
+        `NUMBER`, `NAME`, `NULL_STATE` or `ABSENT_STATE` for each row.
+    numbers
+        Its number; NaN elsewhere. A NaN that the row itself brought is a null.
+    codes, values
+        Its name is `values[code]`; -1 elsewhere.
+
+    Examples
+    --------
+    >>> age = FeatureBins(name="age", kind="numeric", edges=[30.0, 50.0], low=0.0, high=95.0)
+    >>> state = np.array([NUMBER, NUMBER, NAME, NULL_STATE, ABSENT_STATE], np.int8)
+    >>> feature_slots(state, np.array([40.0, 400, np.nan, np.nan, np.nan]), np.full(5, -1, np.int32), (), age)
+    array([ 1, 11, 15, 14, 16], dtype=int16)
+    """
+    slots = np.full(len(state), WRONG_TYPE, np.int64)
+    slots[state == NULL_STATE] = NULL
+    slots[state == ABSENT_STATE] = ABSENT
+    if bins.kind == "numeric":
+        of = np.flatnonzero(state == NUMBER)
+        slots[of] = np.where(np.isnan(numbers[of]), NULL, numeric_slots(numbers[of], bins))
+    elif len(values):
+        of = np.flatnonzero(state == NAME)
+        slots[of] = name_slots(values, bins)[codes[of]]
+    return slots.astype(np.int16)
 
 
 def numeric_slots(values: Floats, bins: FeatureBins) -> Ints:

@@ -102,6 +102,10 @@ def _score(rows: Rows, bins: Binning) -> Ints:
     return binned(rows.score, bins.score_edges, SCORE_BINS)
 
 
+def _confidence(rows: Rows, bins: Binning) -> Ints:
+    return binned(rows.confidence, bins.confidence_edges, CONFIDENCE_BINS)
+
+
 def _delay(rows: Rows, bins: Binning) -> Ints:
     assert isinstance(rows, LabelledRows)
     return np.searchsorted(np.asarray(bins.delay_edges_ms), rows.delay_ms, side="right").astype(np.int64)
@@ -152,6 +156,13 @@ STATISTICS: Mapping[str, Statistic] = {
     for one in (
         Statistic(name="outputs", code="W1", of="outputs", shape=_one),
         Statistic(name="outputs_by_score", code="W1", of="outputs", shape=lambda _: (SCORE_BINS + 1,), bins=_score),
+        Statistic(
+            name="outputs_by_confidence",
+            code="W1",
+            of="outputs",
+            shape=lambda _: (CONFIDENCE_BINS + 1,),
+            bins=_confidence,
+        ),
         Statistic(name="outputs_by_week_hour", code="W1", of="outputs", shape=lambda _: (WEEK_HOURS,), bins=_week_hour),
         Statistic(name="labelled", code="W2", of="labelled", shape=_one),
         Statistic(
