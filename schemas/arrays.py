@@ -6,12 +6,14 @@ r"""How do arrays of counts travel? A JSON header, a newline, and per array the 
 The flat index counts in an array of shape `(lanes, *shape)`, C order.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from schemas.fields import MalformedRecordError
 
@@ -19,15 +21,21 @@ Counts = npt.NDArray[np.int64]
 LIMIT_BYTES = 900_000
 """No record is larger than this."""
 
+MOST_CELLS = 2**24
+"""Of all arrays of a record together: 128 MiB once unpacked."""
+
+MOST_AXES = 8
+
 _ENTRY_BYTES = 12
+_Size = Annotated[int, Meta(ge=0, le=MOST_CELLS)]
 
 
 class Layout(msgspec.Struct, frozen=True):
     """One statistic in the header: its name, its shape behind the lane axis, and how many entries follow."""
 
     name: str
-    shape: list[int]
-    entries: int
+    shape: list[_Size]
+    entries: _Size
 
 
 def pack(header: Mapping[str, Any], lanes: Sequence[str], arrays: Mapping[str, Counts]) -> bytes:
@@ -53,7 +61,10 @@ class _Layouts(msgspec.Struct, frozen=True):
 
 
 def unpack(value: bytes, record: str) -> tuple[bytes, dict[str, Counts]]:
-    """Decode what `pack` made: the header's bytes, and the arrays, each `int64[lanes, ...]`."""
+    """Decode what `pack` made: the header's bytes, and the arrays, each `int64[lanes, ...]`.
+
+    Each statistic and each entry stands once, in order, so that one content has one form.
+    """
     head, newline, body = value.partition(b"\n")
     if not newline:
         raise MalformedRecordError(record, "", "a JSON header and a newline", f"{len(value)} bytes without one")
@@ -62,18 +73,23 @@ def unpack(value: bytes, record: str) -> tuple[bytes, dict[str, Counts]]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRecordError(record, "header", "lanes and statistics", str(error).partition(" - ")[0]) from None
     arrays: dict[str, Counts] = {}
-    at = 0
+    at = cells = 0
     for layout in layouts.statistics:
         shape = (len(layouts.lanes), *layout.shape)
-        size = int(np.prod(shape, dtype=np.int64)) if min(shape, default=0) >= 0 else -1
+        size = math.prod(shape)
         end = at + layout.entries * _ENTRY_BYTES
-        if not (0 <= layout.entries <= size <= 2**27 and end <= len(body)):
+        cells += size
+        if layout.name in arrays or len(shape) > MOST_AXES:
+            expected = f"a statistic once, of at most {MOST_AXES} axes"
+            raise MalformedRecordError(record, "statistics", expected, f"another, of {len(shape)}")
+        if layout.entries > size or end > len(body) or cells > MOST_CELLS:
             got = f"{layout.entries} entries of {list(shape)} in {len(body) - at} bytes"
-            raise MalformedRecordError(record, layout.name, "entries that fit shape and bytes", got)
+            raise MalformedRecordError(record, "statistics", "entries that fit shape and bytes", got)
         index = np.frombuffer(body, "<i4", layout.entries, at)
         counts = np.frombuffer(body, "<i8", layout.entries, at + 4 * layout.entries)
-        if layout.entries and not (index.min() >= 0 and index.max() < size):
-            raise MalformedRecordError(record, layout.name, f"an index below {size}", f"{index.min()}..{index.max()}")
+        if layout.entries and not (index[0] >= 0 and index[-1] < size and np.all(index[1:] > index[:-1])):
+            got = f"{index.min()}..{index.max()}"
+            raise MalformedRecordError(record, "statistics", f"rising indices from 0 to below {size}", got)
         flat = np.zeros(size, np.int64)
         flat[index] = counts
         arrays[layout.name] = flat.reshape(shape)

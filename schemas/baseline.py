@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from schemas.arrays import LIMIT_BYTES, Counts, lane_slices, pack, unpack
+from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
 from schemas.binning import Binning
 from schemas.fields import MalformedRecordError, malformed
 from schemas.output import Millis, Name
@@ -16,7 +16,9 @@ from schemas.output import Millis, Name
 _HEADER_ROOM_BYTES = 200_000
 
 
-class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="baseline"):
+class BaselineHeader(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="baseline"):
+    """What stands before the counts of a baseline's part; `schemas.arrays` says how the counts follow."""
+
     schema: int = 1
     model: Name
     version: Annotated[int, Meta(ge=1)]
@@ -29,9 +31,10 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag
     tolerance: dict[str, float]
     decided_at_ms: Millis
     lanes: list[str]
+    statistics: list[Layout]
 
 
-_HEADER = msgspec.json.Decoder(_Header)
+_HEADER = msgspec.json.Decoder(BaselineHeader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,11 +6,15 @@ Exception
 """
 
 import math
-from typing import Any, ClassVar, Self, TypeVar
+import re
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import msgspec
+from msgspec import Meta
 
-Value = str | int | float | None
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""A whole number that fits 64 bits: what follows counts in arrays."""
+Value = str | Whole | float | None
 """What a model may say of one thing: a name, a number, or explicitly nothing."""
 
 
@@ -69,8 +73,8 @@ def class_name(value: str | float) -> str:
     >>> class_name("1"), class_name(1), class_name(1.0), class_name(0.5)
     ('1', '1', '1', '0.5')
     """
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | int):
+        return str(value)
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(float(value))
 
 
@@ -93,11 +97,17 @@ def _look(raw: object, path: str) -> object:
 
 
 def malformed(record: str, value: bytes, error: Exception) -> MalformedRecordError:
-    """Turn a decoder's complaint into ours: which field, what was expected, what came."""
+    """Turn a decoder's complaint into ours: which field, what was expected, what came.
+
+    >>> str(malformed("output", b'{"a":1,}', ValueError("")))
+    'output: expected a JSON object, got 8 bytes that are no JSON (from byte 7 on)'
+    """
     try:
         raw: object = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return MalformedRecordError(record, "", "a JSON object", f"{len(value)} bytes that are no JSON")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+        place = re.search(r"\(byte (\d+)\)", str(broken))
+        from_byte = f" (from byte {place[1]} on)" if place else ""
+        return MalformedRecordError(record, "", "a JSON object", f"{len(value)} bytes that are no JSON{from_byte}")
     text, path = _at(str(error))
     if text.startswith("Object missing required field `"):
         name = text.removeprefix("Object missing required field `").rstrip("`")

@@ -1,10 +1,10 @@
 """What was true, learned later?"""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from schemas.fields import Record
+from schemas.fields import Record, Whole
 from schemas.output import Millis, Name
 
 
@@ -36,8 +36,8 @@ class Label(Record, frozen=True, kw_only=True):
     prediction_id: Name
     model: Name
     labelled_at_ms: Millis
-    label: str | int | float
-    version: int | UnsetType = UNSET
+    label: str | Whole | float
+    version: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
     made_at_ms: Millis | UnsetType = UNSET
     source: Literal["system", "review", "user"] = "system"
     retracted: bool = False

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.fields import Record, Value
+from schemas.fields import Record, Value, Whole
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
@@ -51,7 +51,7 @@ class Output(Record, frozen=True, kw_only=True):
     prediction_id: Name
     model: Name
     made_at_ms: Millis
-    prediction: str | int | float
+    prediction: str | Whole | float
     version: str = ""
     score: Share | UnsetType = UNSET
     probabilities: dict[str, Share] | UnsetType = UNSET

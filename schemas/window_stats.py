@@ -8,14 +8,16 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from schemas.arrays import LIMIT_BYTES, Counts, lane_slices, pack, unpack
+from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
 from schemas.fields import MalformedRecordError, malformed
 from schemas.output import Millis, Name
 
 _HEADER_ROOM_BYTES = 60_000
 
 
-class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="window-stats"):
+class WindowStatsHeader(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="window-stats"):
+    """What stands before the counts of a tick's statistics; `schemas.arrays` says how the counts follow."""
+
     schema: int = 1
     model: Name
     tick_start_ms: Millis
@@ -27,9 +29,10 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag
     baseline_version: Annotated[int, Meta(ge=0)]
     offsets: dict[str, tuple[int, int]]
     lanes: list[str]
+    statistics: list[Layout]
 
 
-_HEADER = msgspec.json.Decoder(_Header)
+_HEADER = msgspec.json.Decoder(WindowStatsHeader)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
