@@ -153,7 +153,7 @@ class SeverityPolicy(Record, frozen=True, kw_only=True):
     owed_every_ms: Annotated[int, Meta(ge=60_000, le=540_000_000)]
     owed_times: Annotated[int, Meta(ge=0, le=9)]
     respond: Respond
-    ack_timeout: AckTimeout | None
+    ack_timeout: AckTimeout | None = None
     exhausted: Exhausted
     steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=50)]
 

@@ -1,0 +1,250 @@
+"""What does the policy say: which targets, which deadline, and can it be meant?
+
+The nouns are in `schemas.policy` and `schemas.response`, since they are frozen into incidents and built from TOML;
+here is what stages ask of them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from schemas.incident import Severity
+from schemas.policy import (
+    Fallback,
+    Notify,
+    Pause,
+    Policy,
+    Repeat,
+    Require,
+    SeverityPolicy,
+    WaitAck,
+)
+from schemas.response import Contact, EscalateSettings, KindRule, NotifySettings, Response, TriageSettings
+from streams.stages.business_clock import BusinessClock, NoBusinessError
+
+__all__ = [
+    "MAX_POLICY_BYTES",
+    "Deadline",
+    "EscalateSettings",
+    "NotifySettings",
+    "TriageSettings",
+    "accountable_only",
+    "at_risk_ms",
+    "faults",
+    "kind_rule",
+    "of_severity",
+    "policy_hash",
+    "response_deadline",
+    "targets_of",
+    "wait_until",
+]
+
+MAX_POLICY_BYTES = 16_384
+SECOND_RESPONDER_MS = 900_000
+"""At SEV-1 somebody else must have been asked before this has passed."""
+
+CLASS_TARGETS = ("class:oncall", "class:secondary", "class:team")
+
+
+class Deadline(msgspec.Struct, frozen=True):
+    """An instant, and whether the instant itself is still in time.
+
+    >>> Deadline(900_000, strict=True).met(899_999), Deadline(900_000, strict=True).met(900_000)
+    (True, False)
+    >>> Deadline(3_600_000, strict=False).met(3_600_000), Deadline(3_600_000, strict=False).met(3_600_001)
+    (True, False)
+    """
+
+    due_at_ms: int
+    strict: bool
+
+    def met(self, at_ms: int) -> bool:
+        """Whether what happened at this instant was in time."""
+        return at_ms < self.due_at_ms if self.strict else at_ms <= self.due_at_ms
+
+    @property
+    def breached_at_ms(self) -> int:
+        """The first instant that is too late."""
+        return self.due_at_ms if self.strict else self.due_at_ms + 1
+
+
+def policy_hash(policy: Policy) -> str:
+    """Name a policy by its content: SHA-256 of its JSON with sorted keys."""
+    return hashlib.sha256(msgspec.json.encode(policy, order="deterministic")).hexdigest()
+
+
+def of_severity(policy: Policy, severity: Severity) -> SeverityPolicy:
+    """Return what is done at a severity."""
+    key: dict[Severity, str] = {
+        Severity.CRITICAL: "1",
+        Severity.HIGH: "2",
+        Severity.MEDIUM: "3",
+        Severity.LOW: "4",
+    }
+    return policy.severities[key[severity]]  # type: ignore[index]
+
+
+def wait_until(at_ms: int, for_ms: int, clock: str, business: BusinessClock) -> int:
+    """Return when a wait that begins at `at_ms` is over."""
+    return business.add(at_ms, for_ms) if clock == "business" else at_ms + for_ms
+
+
+def response_deadline(rule: SeverityPolicy, from_ms: int, business: BusinessClock) -> Deadline:
+    """Return by when somebody must have acknowledged an episode that began at `from_ms`."""
+    respond = rule.respond
+    if respond.clock == "next_business_day":
+        return Deadline(business.close_after(from_ms, 1), strict=respond.strict)
+    return Deadline(wait_until(from_ms, respond.within_ms, respond.clock, business), strict=respond.strict)
+
+
+def at_risk_ms(rule: SeverityPolicy, from_ms: int, business: BusinessClock) -> int:
+    """Return when the owners are warned: after a share of the allowance, or at that day's opening."""
+    respond = rule.respond
+    if respond.clock == "next_business_day":
+        return business.open_on_next_day(from_ms)
+    return wait_until(from_ms, int(respond.within_ms * respond.at_risk_share), respond.clock, business)
+
+
+def targets_of(policy: Policy, incident_class: str, targets: Iterable[str]) -> list[str]:
+    """Put the targets of a class in place of `class:…`; each once, in order.
+
+    An unknown class has the route of model quality, the most likely.
+    """
+    routes = {str(name): route for name, route in policy.routes.items()}
+    route = routes.get(incident_class, routes["model_quality"])
+    found: dict[str, None] = {}
+    for target in targets:
+        if target in CLASS_TARGETS:
+            found.update(dict.fromkeys(getattr(route, target.removeprefix("class:"))))
+        else:
+            found[target] = None
+    return list(found)
+
+
+def accountable_only(policy: Policy, incident_class: str, severity: Severity, target: str) -> bool:
+    """Whether a target only has to know: it is named by accountable steps, and by no other."""
+    named = {"responders": False, "accountable": False}
+    for step in of_severity(policy, severity).steps:
+        match step:
+            case Notify() if target in targets_of(policy, incident_class, step.targets) or target in step.targets:
+                named[step.group] = True
+            case Fallback() if target in step.targets:
+                named["responders"] = True
+            case _:
+                pass
+    return named["accountable"] and not named["responders"]
+
+
+def kind_rule(kinds: Mapping[str, KindRule], unknown: KindRule, kind: str) -> KindRule:
+    """Return what a kind of finding means."""
+    return kinds.get(kind, unknown)
+
+
+def _ladder_faults(severity: str, rule: SeverityPolicy) -> list[str]:
+    at = f"policy.severities.{severity}"
+    faults: list[str] = []
+    ids: list[str] = []
+    for step in rule.steps:
+        if step.id in ids:
+            faults.append(f"{at}: two steps are called `{step.id}`")
+        if isinstance(step, Repeat) and step.to not in ids:
+            faults.append(f"{at}: `{step.id}` repeats from `{step.to}`, which is no earlier step")
+        ids.append(step.id)
+    fallbacks = [step for step in rule.steps if isinstance(step, Fallback)]
+    if fallbacks and rule.steps[-1] is not fallbacks[-1]:
+        faults.append(f"{at}: the fallback is not the last step")
+    if severity in {"1", "2"} and not fallbacks:
+        faults.append(f"{at}: no step is a fallback")
+    if severity == "1":
+        faults.extend(f"{at}: {fault}" for fault in _critical_faults(rule))
+    return faults
+
+
+def _critical_faults(rule: SeverityPolicy) -> list[str]:
+    """At SEV-1 somebody is paged at once, and somebody else before the deadline."""
+    faults = []
+    if rule.first_wait_ms > 0:
+        faults.append("the first page waits")
+    at_ms, first, asked = 0, None, dict[str, int]()
+    for step in rule.steps:
+        match step:
+            case Notify(group="responders", mode="page"):
+                for target in step.targets:
+                    asked.setdefault(target, at_ms)
+                first = at_ms if first is None else first
+            case Pause() | WaitAck():
+                at_ms += step.for_ms
+            case Repeat() | Fallback():
+                break
+            case _:
+                pass
+    if first != 0:
+        faults.append("no responder is paged at once")
+    if sum(when < SECOND_RESPONDER_MS for when in asked.values()) < 2:  # noqa: PLR2004 -- a second
+        faults.append("no second responder target is paged before 15 minutes")
+    return faults
+
+
+def faults(response: Response, channels: Iterable[str]) -> list[str]:
+    """Name everything in a file of settings that cannot be meant; `channels` are those of the table of channels."""
+    policy = response.policy
+    found: list[str] = []
+    found += [f"policy.severities: {number} is missing" for number in "1234" if number not in policy.severities]
+    found += [
+        f"triage.hold_downs: {number} is missing" for number in "1234" if number not in response.triage.hold_downs
+    ]
+    classes = ("infrastructure", "model_quality", "fairness_compliance")
+    found += [f"policy.routes: {name} is missing" for name in classes if name not in policy.routes]
+    found += [
+        f"notify.give_up_ms: {mode} is missing"
+        for mode in ("page", "message", "ticket")
+        if mode not in response.notify.give_up_ms
+    ]
+    if (first := response.triage.hold_downs.get("1")) and (
+        first.resolve_after_ms is not None or first.expire_after_ms is not None
+    ):
+        found.append("triage.hold_downs.1: SEV-1 never resolves by itself")
+    try:
+        BusinessClock(policy.calendar).next_open(0)
+    except NoBusinessError as error:
+        found.append(f"policy.{error}")
+    except ValueError as error:
+        found.append(f"policy.calendar.holidays: {error}")
+    if len(policy.encode()) > MAX_POLICY_BYTES:
+        found.append(f"policy: larger than {MAX_POLICY_BYTES} bytes")
+    for number, rule in policy.severities.items():
+        found += _ladder_faults(number, rule)
+    found += [
+        f"directory: `{target}` is used by the policy and is not there"
+        for target in sorted(_used(policy) - set(response.directory))
+    ]
+    known = set(channels)
+    for target, contacts in response.directory.items():
+        found += _contact_faults(target, contacts, known)
+    return found
+
+
+def _used(policy: Policy) -> set[str]:
+    """Collect all targets that a policy names, classes resolved."""
+    used: set[str] = set()
+    for route in policy.routes.values():
+        used.update(route.oncall, route.secondary, route.team)
+    for rule in policy.severities.values():
+        used.update(rule.respond.owners)
+        for step in rule.steps:
+            if isinstance(step, Notify | Fallback | Require):
+                used.update(step.targets)
+    return used - set(CLASS_TARGETS)
+
+
+def _contact_faults(target: str, contacts: Iterable[Contact], channels: set[str]) -> list[str]:
+    faults, seen = [], set[tuple[str, str]]()
+    for contact in contacts:
+        if contact.channel not in channels:
+            faults.append(f"directory.{target}: `{contact.channel}` is no channel")
+        for mode in contact.modes:
+            if (contact.channel, mode) in seen:
+                faults.append(f"directory.{target}: two ways by `{contact.channel}` for {mode}; give them two targets")
+            seen.add((contact.channel, mode))
+    return faults

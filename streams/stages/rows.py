@@ -1,0 +1,54 @@
+"""How does a stage keep its state? As rows of MessagePack, the same bytes for the same content."""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from schemas.instant import from_wire, to_wire
+
+RowT = TypeVar("RowT", bound=msgspec.Struct)
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=to_wire, order="deterministic")
+
+
+class Rows(Generic[RowT]):
+    """The rows of one kind in a stage's mapping, under one prefix; read and written whole.
+
+    >>> class Mark(msgspec.Struct, frozen=True, tag=True):
+    ...     at_ms: int
+    >>> base: dict[str, bytes] = {}
+    >>> marks = Rows(base, "mark/", Mark)
+    >>> marks["a"] = Mark(5)
+    >>> marks.get("a"), marks.get("b"), list(base)
+    (Mark(at_ms=5), None, ['mark/a'])
+    """
+
+    def __init__(self, base: MutableMapping[str, bytes], prefix: str, kind: type[RowT]) -> None:
+        self._base = base
+        self._prefix = prefix
+        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=from_wire)
+
+    def get(self, key: str) -> RowT | None:
+        """Return the row, None where there is none."""
+        value = self._base.get(self._prefix + key)
+        return None if value is None else self._decoder.decode(value)
+
+    def __getitem__(self, key: str) -> RowT:
+        return self._decoder.decode(self._base[self._prefix + key])
+
+    def __setitem__(self, key: str, row: RowT) -> None:
+        self._base[self._prefix + key] = _ENCODER.encode(row)
+
+    def __contains__(self, key: str) -> bool:
+        return self._prefix + key in self._base
+
+    def discard(self, key: str) -> None:
+        """Delete the row, if there is one."""
+        if self._prefix + key in self._base:
+            del self._base[self._prefix + key]
+
+    def items(self) -> Iterator[tuple[str, RowT]]:
+        """Go over all rows of this kind, in the order of their keys."""
+        for key in sorted(key for key in self._base if key.startswith(self._prefix)):
+            yield key.removeprefix(self._prefix), self._decoder.decode(self._base[key])
