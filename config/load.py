@@ -5,7 +5,7 @@ From below: `default.toml`, the operator's file, the environment (`TOCSIN__JOIN_
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +13,12 @@ from config.fault import Fault, SettingsError
 from config.lines import SettingPath, lines_of
 from config.reader import Branch, Given, Table, duration_text, layered
 from config.settings import DetectSettings, JoinSettings, KafkaSettings, SecuritySettings, Settings
+from config.typed import names_of, placed, typed, within
 from schemas.model import Model
+from schemas.response import Response
 
 DEFAULT_FILE = Path(__file__).with_name("default.toml")
+RESPONSE_FILE = Path(__file__).with_name("response.toml")
 PREFIX = "TOCSIN__"
 PSEUDO_MODEL = "tocsin"
 """The model under whose name Tocsin watches itself."""
@@ -23,6 +26,7 @@ PSEUDO_MODEL = "tocsin"
 MOST_A_WEEK = 1000
 """Beyond that many false pages a week nobody would read them."""
 
+_MEANT = "what can be carried out"
 _NAMES = "a list of different names"
 _DECLARED = "a list of declared features"
 _SCORE = (
@@ -36,7 +40,12 @@ LONGEST_WAIT_MS = 400 * _D
 _SYNTAX = re.compile(r"(.*?)(?: \(at (?:line (\d+), column \d+|end of document)\))?", re.DOTALL)
 
 
-def load(file: Path | None, environment: Mapping[str, str], options: Mapping[str, tuple[str, str]]) -> Settings:
+def load(
+    file: Path | None,
+    environment: Mapping[str, str],
+    options: Mapping[str, tuple[str, str]],
+    further: Callable[[Settings], Iterable[str]],
+) -> Settings:
     """Read all sources and check them.
 
     Parameters
@@ -48,6 +57,8 @@ def load(file: Path | None, environment: Mapping[str, str], options: Mapping[str
     options
         From the command line: dotted setting to (option, text), for instance `kafka.broker` to
         `("--broker", "localhost:9092")`.
+    further
+        What else is to be checked, by those who know stages and channels; each fault as `setting: what is wrong`.
 
     Raises
     ------
@@ -55,7 +66,9 @@ def load(file: Path | None, environment: Mapping[str, str], options: Mapping[str
         With every fault that was found.
     """
     faults: list[Fault] = []
-    given = _from_text(DEFAULT_FILE.name, DEFAULT_FILE.read_text(encoding="utf-8"), faults)
+    given = Branch({}, DEFAULT_FILE.name, 0)
+    for default in (DEFAULT_FILE, RESPONSE_FILE):
+        given = layered(given, _from_text(default.name, default.read_text(encoding="utf-8"), faults))
     if file is not None:
         given = layered(given, _from_file(file, faults))
     for name in sorted(environment):
@@ -64,9 +77,18 @@ def load(file: Path | None, environment: Mapping[str, str], options: Mapping[str
             given = layered(given, _branch(_found(path, given), Given(environment[name], name, 0, raw=True)))
     for setting, (option, text) in options.items():
         given = layered(given, _branch(tuple(setting.split(".")), Given(text, option, 0, raw=True)))
-    table = Table("", given, faults)
-    settings = _settings(table)
-    if faults:
+    responding, rest = within(given, dict.fromkeys(names_of(Response)))
+    response = typed(responding, Response, "", faults)
+    settings = _settings(Table("", rest, faults), response)
+    if settings is not None and not faults:
+        for said in further(settings):
+            setting, _, what = said.partition(": ")
+            node = placed(given, setting)
+            remedy = "mend it; the defaults show one way"
+            faults.append(
+                Fault(source=node.source, line=node.line, setting=setting, expected=_MEANT, got=what, remedy=remedy)
+            )
+    if settings is None or faults:
         raise SettingsError(faults)
     return settings
 
@@ -147,7 +169,7 @@ def _found(path: SettingPath, given: Branch) -> SettingPath:
     return tuple(found)
 
 
-def _settings(table: Table) -> Settings:
+def _settings(table: Table, response: Response | None) -> Settings | None:
     name = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
     tenant = table.text("tenant", "letters, digits, dots and dashes, at most 64", "acme", pattern=name)
     environment = table.text("environment", "letters, digits, dots and dashes, at most 64", "production", pattern=name)
@@ -161,8 +183,12 @@ def _settings(table: Table) -> Settings:
         listed.note(
             PSEUDO_MODEL, "a name of a model of yours", PSEUDO_MODEL, "rename it: Tocsin watches itself under this name"
         )
-    table.close()
-    return Settings(tenant=tenant, environment=environment, kafka=kafka, join=join, detect=detect, models=models)
+    table.close(also=names_of(Response))
+    if response is None:
+        return None
+    return Settings(
+        tenant=tenant, environment=environment, kafka=kafka, join=join, detect=detect, models=models, response=response
+    )
 
 
 def _kafka(table: Table) -> KafkaSettings:

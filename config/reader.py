@@ -3,7 +3,7 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -263,9 +263,9 @@ class Table:
         """Lay this table over another one that holds its defaults."""
         return Table(self.path, layered(defaults._branch, self._branch), self._faults)  # noqa: SLF001 -- of its own class
 
-    def close(self) -> None:
-        """Note every setting that nobody asked for, with the known name that is nearest to it."""
-        known = list(dict.fromkeys(self._known))
+    def close(self, *, also: Iterable[str] = ()) -> None:
+        """Note every setting that nobody asked for, with the name that is nearest to it of those known here, or `also`."""
+        known = list(dict.fromkeys([*self._known, *also]))
         for name in self._nodes:
             if name not in known:
                 near = [one for one in known if one.startswith(name)]

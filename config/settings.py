@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from schemas.model import Model
+from schemas.response import Response
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -157,6 +158,8 @@ class Settings:
     ----------
     tenant, environment
         Whose deployment it is, and which: part of every finding's and incident's identity.
+    response
+        The playbook as data: kinds, hold-downs, policy, directory, delivery.
     models
         By name; a model that is not listed is joined and counted, and has no armed lane.
     """
@@ -167,3 +170,4 @@ class Settings:
     join: JoinSettings
     detect: DetectSettings
     models: Mapping[str, Model]
+    response: Response

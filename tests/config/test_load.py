@@ -8,9 +8,15 @@ import pytest
 
 from config.fault import Fault, SettingsError
 from config.load import DEFAULT_FILE, load
+from config.settings import Settings
 
 FAULTS = sorted((Path(__file__).parent / "faults").glob("*.toml"))
 MARK = "# fault: "
+
+
+def sound(_: Settings) -> list[str]:
+    """Find nothing more to object to."""
+    return []
 
 
 def expected_faults(file: Path) -> list[str]:
@@ -26,7 +32,7 @@ def expected_faults(file: Path) -> list[str]:
 
 def faults_of(file: Path | None, environment: Mapping[str, str]) -> tuple[Fault, ...]:
     with pytest.raises(SettingsError) as caught:
-        load(file, environment, {})
+        load(file, environment, {}, sound)
     return caught.value.faults
 
 
@@ -40,7 +46,7 @@ def test_each_faulty_file_says_what_is_wrong_with_it() -> None:
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
-    settings = load(None, {}, {})
+    settings = load(None, {}, {}, sound)
     join, detect = settings.join, settings.detect
     assert (join.tick_ms, join.allowed_disorder_ms, join.idle_after_ms) == (10_000, 10_000, 30_000)
     assert (join.label_wait_ms, join.orphan_wait_ms, join.correction_wait_ms) == (1_209_600_000, 86_400_000, 86_400_000)
@@ -56,15 +62,15 @@ def no_defaults(kind: type) -> list[str]:
 
 
 def test_no_setting_has_a_default_in_code() -> None:
-    settings = load(None, {}, {})
-    parts = [settings, *(getattr(settings, field.name) for field in fields(settings)), settings.kafka.security]
+    settings = load(None, {}, {}, sound)
+    parts = [settings, settings.kafka, settings.kafka.security, settings.join, settings.detect]
     assert [name for part in parts if is_dataclass(part) for name in no_defaults(type(part))] == []
 
 
 def test_a_file_says_only_what_it_wants_otherwise(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('[join]\ntick = "1 min"\n[models.fraud]\nkind = "classification"\nsla_accuracy = 0.9\n')
-    settings = load(file, {}, {})
+    settings = load(file, {}, {}, sound)
     assert settings.join.tick_ms == 60_000
     assert settings.join.idle_after_ms == 30_000
     fraud = settings.models["fraud"]
@@ -75,7 +81,7 @@ def test_the_environment_is_above_the_file_and_the_command_line_above_both(tmp_p
     file = tmp_path / "own.toml"
     file.write_text('tenant = "file"\nenvironment = "file"\n[kafka]\ntopic_prefix = "file."\n')
     environment = {"TOCSIN__ENVIRONMENT": "variable", "TOCSIN__KAFKA__TOPIC_PREFIX": "variable.", "PATH": "/bin"}
-    settings = load(file, environment, {"kafka.topic_prefix": ("--topic-prefix", "option.")})
+    settings = load(file, environment, {"kafka.topic_prefix": ("--topic-prefix", "option.")}, sound)
     assert (settings.tenant, settings.environment, settings.kafka.topic_prefix) == ("file", "variable", "option.")
 
 
@@ -87,13 +93,13 @@ def test_the_environment_is_above_the_file_and_the_command_line_above_both(tmp_p
     ],
 )
 def test_a_variable_replaces_a_duration_in_either_form(variable: str, text: str, wait_ms: int) -> None:
-    assert load(None, {variable: text}, {}).join.label_wait_ms == wait_ms
+    assert load(None, {variable: text}, {}, sound).join.label_wait_ms == wait_ms
 
 
 def test_a_variable_finds_a_model_whose_name_no_variable_can_hold(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('[models."Fraud-2.1"]\nkind = "classification"\n')
-    settings = load(file, {"TOCSIN__MODELS__FRAUD_2_1__SEGMENTS": '["region"]'}, {})
+    settings = load(file, {"TOCSIN__MODELS__FRAUD_2_1__SEGMENTS": '["region"]'}, {}, sound)
     assert settings.models["Fraud-2.1"].segments == ("region",)
 
 
@@ -103,7 +109,7 @@ def test_a_password_of_digits_stays_a_text_and_is_never_shown() -> None:
         "TOCSIN__KAFKA__SECURITY__USERNAME": "007",
         "TOCSIN__KAFKA__SECURITY__PASSWORD": "0123",
     }
-    settings = load(None, environment, {})
+    settings = load(None, environment, {}, sound)
     assert settings.kafka.client()["sasl.password"] == "0123"
     assert settings.kafka.client()["sasl.username"] == "007"
     assert "0123" not in repr(settings)
@@ -112,7 +118,7 @@ def test_a_password_of_digits_stays_a_text_and_is_never_shown() -> None:
 def test_a_faulty_variable_is_named_as_the_source() -> None:
     variable, option = "TOCSIN__JOIN__TIKC", ("--broker", "nowhere")
     with pytest.raises(SettingsError) as caught:
-        load(None, {variable: "10 s"}, {"kafka.broker": option})
+        load(None, {variable: "10 s"}, {"kafka.broker": option}, sound)
     assert [(fault.source, fault.line, fault.setting) for fault in caught.value.faults] == [
         ("--broker", 0, "kafka.broker"),
         (variable, 0, "join.tikc"),
@@ -127,4 +133,25 @@ def test_a_file_that_is_not_there_is_a_fault_and_no_traceback(tmp_path: Path) ->
 def test_every_setting_of_the_defaults_stands_beside_a_word_or_a_unit_that_explains_it() -> None:
     text = DEFAULT_FILE.read_text()
     assert "TODO" not in text
-    load(DEFAULT_FILE, {}, {})  # whoever copies the file as a start has settings that load
+    load(DEFAULT_FILE, {}, {}, sound)  # whoever copies the file as a start has settings that load
+
+
+def test_an_operator_changes_one_figure_of_the_response_and_keeps_the_rest(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        '[policy.severities.2]\nfirst_wait = "1 min"\n[kinds.drift]\nseverity = 3\n[notify.give_up]\npage = "1 h"\n'
+    )
+    ours, theirs = load(None, {}, {}, sound).response, load(file, {}, {}, sound).response
+    assert theirs.policy.severities["2"].first_wait_ms == 60_000
+    assert theirs.policy.severities["2"].steps == ours.policy.severities["2"].steps
+    assert (theirs.kinds["drift"].severity, theirs.kinds["drift"].says) == (3, ours.kinds["drift"].says)
+    assert theirs.escalate.acknowledged_repeat_cap == 3
+
+
+def test_what_stages_object_to_is_named_at_its_place_too(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[policy.severities.1]\nfirst_wait = "1 min"\n')
+    with pytest.raises(SettingsError) as caught:
+        load(file, {}, {}, lambda _: ["policy.severities.1: the first page waits"])
+    (fault,) = caught.value.faults
+    assert (fault.source, fault.line, fault.got) == (str(file), 1, "the first page waits")

@@ -1,0 +1,164 @@
+"""How does a table become a record whose definition says what is right, with every fault noted and none raised?"""
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from config.fault import Fault
+from config.reader import Branch, Given, Node, duration_ms
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_MS = "_ms"
+
+
+def typed(branch: Branch, kind: type[StructT], path: str, faults: list[Fault]) -> StructT | None:
+    """Read a table as `kind`; None when there was a fault.
+
+    A duration may be given as in all settings: for a field `wait_ms` also `wait = "5 min"`.
+
+    >>> class Rule(msgspec.Struct, kw_only=True):
+    ...     wait_ms: int
+    ...     says: str
+    >>> place = ("own.toml", 3)
+    >>> branch = Branch({"wait": Given("5 min", *place), "says": Given("so", *place)}, *place)
+    >>> typed(branch, Rule, "rules.a", [])
+    Rule(wait_ms=300000, says='so')
+    >>> faults = []
+    >>> typed(Branch({"wait": Given("soon", *place)}, *place), Rule, "rules.a", faults)
+    >>> for fault in faults:
+    ...     print(fault)
+    own.toml:3: rules.a.wait: expected a duration such as "5 min", got "soon"; write for instance wait = "5 min"
+    own.toml:3: rules.a.says: expected a value, got nothing; write says = …
+    """
+    before = len(faults)
+    raw = _checked(branch, kind, path, faults)
+    return msgspec.convert(raw, kind) if len(faults) == before else None
+
+
+def _checked(node: Node, annotation: Any, path: str, faults: list[Fault]) -> object:  # noqa: ANN401 -- any annotation
+    """Check one value against its annotation, part by part, and return it plain."""
+    if isinstance(node, Branch):
+        inner = _inner(annotation)
+        if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
+            return _struct(node, inner, path, faults)
+        if get_origin(inner) is dict:
+            key, value = get_args(inner)
+            raw: dict[str, object] = {}
+            for name, child in node.children.items():
+                _convert(name, key, _joined(path, name), child, faults)
+                raw[name] = _checked(child, value, _joined(path, name), faults)
+            return raw
+    return _convert(plain(node), annotation, path, node, faults)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _struct(branch: Branch, kind: type[msgspec.Struct], path: str, faults: list[Fault]) -> dict[str, object]:
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind) if field.name != "schema"}
+    raw: dict[str, object] = {}
+    for name, node in branch.children.items():
+        said = _joined(path, name)
+        if name in fields:
+            raw[name] = _checked(node, fields[name].type, said, faults)
+        elif name + _MS in fields:
+            raw[name + _MS] = _durations(node, said, faults)
+        else:
+            near = difflib.get_close_matches(name, fields, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(fields))}"
+            faults.append(_fault(node, said, "a setting that Tocsin knows", f'"{name}"', remedy))
+    faults += [
+        _fault(branch, _joined(path, name), "a value", "nothing", f"write {name} = …")
+        for name, field in fields.items()
+        if field.required and name not in raw
+    ]
+    return raw
+
+
+def _durations(node: Node, path: str, faults: list[Fault]) -> object:
+    """Read a duration, or a table of them, into milliseconds."""
+    if isinstance(node, Branch):
+        return {name: _durations(child, _joined(path, name), faults) for name, child in node.children.items()}
+    milliseconds = duration_ms(node.value) if isinstance(node.value, str) else None
+    if milliseconds is None:
+        name = path.rpartition(".")[2]
+        got = f'"{node.value}"' if isinstance(node.value, str) else str(node.value)
+        remedy = f'write for instance {name} = "5 min"'
+        faults.append(_fault(node, path, 'a duration such as "5 min"', got, remedy))
+    return milliseconds
+
+
+def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[Fault]) -> object:  # noqa: ANN401 -- as above
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError as error:
+        text, _, inner = str(error).partition(" - at `")
+        expected, _, got = text.removeprefix("Expected ").partition(", got ")
+        setting = path + inner.rstrip("`").removeprefix("$").replace("[...]", "")
+        if text.startswith("Invalid enum value "):
+            expected, got = "one of the names that are allowed here", text.removeprefix("Invalid enum value ")
+        shown = got.replace("`", "") or str(value)[:80]
+        expected = expected.replace("`", "")
+        faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], shown, "write one that fits"))
+    return value
+
+
+def _inner(annotation: Any) -> Any:  # noqa: ANN401 -- as above
+    """Return what an annotation is when it is not None: the one struct or dict among its members."""
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return next((one for one in map(_inner, get_args(annotation)) if one is not type(None)), annotation)
+    metadata = getattr(annotation, "__metadata__", None)
+    return _inner(get_args(annotation)[0]) if metadata else annotation
+
+
+def plain(node: Node) -> object:
+    """Return a value without its places."""
+    if isinstance(node, Given):
+        return node.read
+    return {name: plain(child) for name, child in node.children.items()}
+
+
+def placed(branch: Branch, path: str) -> Node:
+    """Find the node that a dotted path leads to, as far as it leads.
+
+    >>> placed(Branch({"a": Branch({}, "f", 2)}, "f", 0), "a.b[3].c").line
+    2
+    """
+    node: Node = branch
+    for name in path.replace("[", ".").replace("]", "").split("."):
+        if not isinstance(node, Branch) or name not in node.children:
+            break
+        node = node.children[name]
+    return node
+
+
+def _fault(node: Node, setting: str, expected: str, got: str, remedy: str) -> Fault:
+    return Fault(source=node.source, line=node.line, setting=setting, expected=expected, got=got, remedy=remedy)
+
+
+def names_of(kind: type[msgspec.Struct]) -> Iterator[str]:
+    """Names of a record's settings as they are written.
+
+    >>> class Rule(msgspec.Struct, kw_only=True):
+    ...     kind: str = msgspec.field(name="class")
+    >>> list(names_of(Rule))
+    ['class']
+    """
+    return (field.encode_name for field in msgspec.structs.fields(kind))
+
+
+def within(branch: Branch, names: Mapping[str, object]) -> tuple[Branch, Branch]:
+    """Part a table in two: what is called so, and the rest.
+
+    >>> some, rest = within(Branch({"a": Given(1, "f", 1), "b": Given(2, "f", 2)}, "f", 0), {"a": None})
+    >>> list(some.children), list(rest.children)
+    (['a'], ['b'])
+    """
+    inside = {name: node for name, node in branch.children.items() if name in names}
+    outside = {name: node for name, node in branch.children.items() if name not in names}
+    return Branch(inside, branch.source, branch.line), Branch(outside, branch.source, branch.line)
