@@ -5,7 +5,7 @@ notifications and receipts it is a text of RFC 3339 in UTC, under the same name 
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
@@ -16,10 +16,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999
 
 
-class Instant(int):
-    """Milliseconds since 1970 in UTC, up to the year 9999; a text of RFC 3339 when it travels."""
+if TYPE_CHECKING:
+    Instant = int  # every integer given for one becomes one, see `Timed`
+else:
 
-    __slots__ = ()
+    class Instant(int):
+        """Milliseconds since 1970 in UTC, up to the year 9999; a text of RFC 3339 when it travels."""
+
+        __slots__ = ()
 
 
 def instant(text: str) -> Instant:

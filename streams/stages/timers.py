@@ -1,17 +1,16 @@
-"""What is due, and since when?
+"""What is due, and in which order?
 
-A timer is a row: `(kind, subject, absolute deadline)`, written with its cause and deleted when it fires. The order of
-firing is (deadline, kind, subject). The heap here is an index that a new object builds from the rows.
+A timer is `(deadline, kind, subject)`. Its deadline follows from the subject's own row, written in the same step as its
+cause; so a row and its timers cannot disagree after a crash, and what is kept here is an index that a new stage object
+builds from the rows.
 """
 
 import heapq
-from collections.abc import MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MAX_TIMERS = 1_000_000
 """Timers of one stage object; above that it stops rather than forget one."""
-
-_PREFIX = "timer/"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -24,55 +23,42 @@ class Timer:
 
 
 class Timers:
-    """The timers of a stage, over its rows.
+    """All timers of a stage object, by subject.
 
-    >>> rows: dict[str, bytes] = {}
-    >>> timers = Timers(rows)
-    >>> timers.set("wait", "i1", 500); timers.set("wait", "i2", 300); timers.set("wait", "i1", 700)
-    >>> timers.pop_due(400), Timers(rows).pop_due(699)
-    (Timer(deadline_ms=300, kind='wait', subject='i2'), None)
-    >>> Timers(rows).pop_due(700), rows
-    (Timer(deadline_ms=700, kind='wait', subject='i1'), {})
+    >>> timers = Timers()
+    >>> timers.put("i1", {"wait": 500, "remind": 300}); timers.put("i2", {"wait": 400})
+    >>> timers.put("i1", {"wait": 700})  # what is no longer named is gone
+    >>> timers.pop_due(450), timers.pop_due(699), timers.pop_due(700), len(timers)
+    (Timer(deadline_ms=400, kind='wait', subject='i2'), None, Timer(deadline_ms=700, kind='wait', subject='i1'), 0)
     """
 
-    def __init__(self, rows: MutableMapping[str, bytes]) -> None:
-        self._rows = rows
+    def __init__(self) -> None:
         self._heap: list[Timer] = []
-        self._deadlines: dict[tuple[str, str], int] = {}
-        for key in rows:
-            if key.startswith(_PREFIX):
-                kind, subject = key.removeprefix(_PREFIX).split("/", 1)
-                self._add(kind, subject, int(rows[key]))
+        self._subjects: dict[str, dict[str, int]] = {}
+        self._count = 0
 
-    def _add(self, kind: str, subject: str, deadline_ms: int) -> None:
-        self._deadlines[kind, subject] = deadline_ms
-        heapq.heappush(self._heap, Timer(deadline_ms, kind, subject))
-
-    def set(self, kind: str, subject: str, deadline_ms: int) -> None:
-        """Set the timer of that kind and subject, in place of an earlier one."""
-        if self._deadlines.get((kind, subject)) == deadline_ms:
-            return
-        assert len(self._deadlines) < MAX_TIMERS, f"more than {MAX_TIMERS} timers"
-        self._rows[f"{_PREFIX}{kind}/{subject}"] = b"%d" % deadline_ms
-        self._add(kind, subject, deadline_ms)
-
-    def cancel(self, kind: str, subject: str) -> None:
-        """Delete the timer, if there is one."""
-        if self._deadlines.pop((kind, subject), None) is not None:
-            del self._rows[f"{_PREFIX}{kind}/{subject}"]
-
-    def deadline(self, kind: str, subject: str) -> int | None:
-        """Return when it fires, None where there is none."""
-        return self._deadlines.get((kind, subject))
+    def put(self, subject: str, timers: Mapping[str, int]) -> None:
+        """Say which timers a subject has now; all others of it are gone."""
+        known = self._subjects.get(subject, {})
+        self._count += len(timers) - len(known)
+        assert self._count <= MAX_TIMERS, f"more than {MAX_TIMERS} timers"
+        for kind, deadline_ms in timers.items():
+            if known.get(kind) != deadline_ms:
+                heapq.heappush(self._heap, Timer(deadline_ms, kind, subject))
+        if timers:
+            self._subjects[subject] = dict(timers)
+        else:
+            self._subjects.pop(subject, None)
 
     def pop_due(self, now_ms: int) -> Timer | None:
-        """Take the first timer whose deadline has come; None when there is none."""
+        """Take the first timer whose deadline has come, in the order (deadline, kind, subject); None if there is none."""
         while self._heap and self._heap[0].deadline_ms <= now_ms:
             timer = heapq.heappop(self._heap)
-            if self._deadlines.get((timer.kind, timer.subject)) == timer.deadline_ms:
-                self.cancel(timer.kind, timer.subject)
+            known = self._subjects.get(timer.subject, {})
+            if known.get(timer.kind) == timer.deadline_ms:
+                self.put(timer.subject, {kind: at_ms for kind, at_ms in known.items() if kind != timer.kind})
                 return timer
         return None
 
     def __len__(self) -> int:
-        return len(self._deadlines)
+        return self._count
