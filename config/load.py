@@ -14,6 +14,7 @@ from config.lines import SettingPath, lines_of
 from config.reader import Branch, Given, Table, duration_text, layered
 from config.settings import DetectSettings, JoinSettings, KafkaSettings, SecuritySettings, Settings
 from config.typed import names_of, placed, typed, within
+from detectors.budget import BudgetError
 from schemas.model import Model
 from schemas.response import Response
 
@@ -81,7 +82,7 @@ def load(
     response = typed(responding, Response, "", faults)
     settings = _settings(Table("", rest, faults), response)
     if settings is not None and not faults:
-        for said in further(settings):
+        for said in (*_overspent(settings), *further(settings)):
             setting, _, what = said.partition(": ")
             node = placed(given, setting)
             remedy = "mend it; the defaults show one way"
@@ -91,6 +92,15 @@ def load(
     if settings is None or faults:
         raise SettingsError(faults)
     return settings
+
+
+def _overspent(settings: Settings) -> list[str]:
+    """Prove that the shares of all models, signals and lanes add up to no more than the budget."""
+    try:
+        settings.budget().proven()
+    except BudgetError as error:
+        return [f"detect: {error}"]
+    return []
 
 
 def _from_file(file: Path, faults: list[Fault]) -> Branch:

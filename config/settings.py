@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from detectors.budget import Budget
 from schemas.model import Model
 from schemas.response import Response
 
@@ -171,3 +172,14 @@ class Settings:
     detect: DetectSettings
     models: Mapping[str, Model]
     response: Response
+
+    def budget(self) -> Budget:
+        """Return the budget of false pages over the configured models."""
+        return Budget(
+            pages_per_week=self.detect.pages_per_week,
+            tickets_per_week=self.detect.tickets_per_week,
+            tick_ms=self.join.tick_ms,
+            tiers={name: model.tier for name, model in self.models.items()},
+            max_lanes_per_model=self.detect.max_lanes_per_model,
+            max_rollups_per_model=self.detect.max_rollups_per_model,
+        )

@@ -155,3 +155,16 @@ def test_what_stages_object_to_is_named_at_its_place_too(tmp_path: Path) -> None
         load(file, {}, {}, lambda _: ["policy.severities.1: the first page waits"])
     (fault,) = caught.value.faults
     assert (fault.source, fault.line, fault.got) == (str(file), 1, "the first page waits")
+
+
+def test_the_budget_of_all_models_is_proven_and_an_excess_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('[models.a]\nkind = "text"\ntier = "critical"\n[models.b]\nkind = "text"\ntier = "long_tail"\n')
+    budget = load(file, {}, {}, sound).budget()
+    assert budget.proven() == {"page": 1.0, "ticket": 20.0}
+    assert budget.model_share("a") == pytest.approx(6 / 7)
+    monkeypatch.setattr("detectors.budget.LANES_SHARE", 0.8)
+    (fault,) = faults_of(file, {})
+    assert (fault.setting, "too many" in fault.got) == ("detect", True)
