@@ -12,7 +12,7 @@ from typing import Literal
 from config.fault import Fault, SettingsError
 from config.lines import SettingPath, lines_of
 from config.reader import Branch, Given, Table, duration_text, layered
-from config.settings import DetectSettings, JoinSettings, KafkaSettings, SecuritySettings, Settings
+from config.settings import DetectSettings, JoinSettings, KafkaSettings, SecuritySettings, Settings, WorkerSettings
 from config.typed import names_of, placed, typed, within
 from detectors.budget import BudgetError
 from schemas.model import Model
@@ -185,6 +185,7 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
     environment = table.text("environment", "letters, digits, dots and dashes, at most 64", "production", pattern=name)
     kafka = _kafka(table.table("kafka"))
     join = _join(table.table("join"))
+    worker = _worker(table.table("worker"))
     detect = _detect(table.table("detect"))
     defaults, listed = table.table("model_defaults"), table.table("models")
     _check_model_defaults(defaults)
@@ -197,7 +198,14 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
     if response is None:
         return None
     return Settings(
-        tenant=tenant, environment=environment, kafka=kafka, join=join, detect=detect, models=models, response=response
+        tenant=tenant,
+        environment=environment,
+        kafka=kafka,
+        join=join,
+        worker=worker,
+        detect=detect,
+        models=models,
+        response=response,
     )
 
 
@@ -256,6 +264,8 @@ def _join(table: Table) -> JoinSettings:
         future_skew_ms=table.duration("future_skew", 0, _D),
         checkpoint_ms=table.duration("checkpoint", 100, _MIN),
         folder=table.text("folder", "a path", "tocsin-data", pattern=r".+"),
+        block_rows=table.whole("block_rows", 1_024, 65_536),
+        orphans_bound_rows=table.whole("orphans_bound_rows", 1_000, 100_000_000),
     )
     if _H % join.tick_ms:
         remedy = "use for instance 10 s, 15 s, 30 s or 1 min"
@@ -263,6 +273,31 @@ def _join(table: Table) -> JoinSettings:
     _at_least_a_tick(table, join.label_wait_ms, join.tick_ms)
     table.close()
     return join
+
+
+def _worker(table: Table) -> WorkerSettings:
+    worker = WorkerSettings(
+        instance=table.text(
+            "instance", "letters, digits, dots, dashes and underscores", "pod-0", pattern=r"[A-Za-z0-9._-]{0,64}"
+        ),
+        session_timeout_ms=table.duration("session_timeout", 6 * _S, 30 * _MIN),
+        heartbeat_ms=table.duration("heartbeat", 100, _MIN),
+        clock_every_ms=table.duration("clock_every", 100, _MIN),
+        clock_wait_ms=table.duration("clock_wait", _S, _H),
+        restore_wait_ms=table.duration("restore_wait", _S, _H),
+        stall_wait_ms=table.duration("stall_wait", _S, _H),
+        read_back_wait_ms=table.duration("read_back_wait", _S, _H),
+        group_limit=table.whole("group_limit", 1, 10_000),
+    )
+    for name, shorter_ms, than, longer_ms in (
+        ("heartbeat", worker.heartbeat_ms, "session_timeout", worker.session_timeout_ms),
+        ("clock_every", worker.clock_every_ms, "clock_wait", worker.clock_wait_ms),
+    ):
+        if shorter_ms * 3 > longer_ms:
+            expected = f"at most a third of {than} ({duration_text(longer_ms)})"
+            table.note(name, expected, duration_text(shorter_ms), f"lower it, or raise {than}")
+    table.close()
+    return worker
 
 
 def _detect(table: Table) -> DetectSettings:

@@ -120,6 +120,12 @@ class JoinSettings:
         How far beyond its broker's time a row's own time may lie before the row is refused.
     checkpoint_ms
         How often state is made durable, in wall time.
+    folder
+        Where cold rows lie; each worker of a machine needs its own.
+    block_rows
+        Rows of a segment of pending outputs.
+    orphans_bound_rows
+        Labels of one partition that may wait for their output.
     """
 
     tick_ms: int
@@ -131,6 +137,44 @@ class JoinSettings:
     future_skew_ms: int
     checkpoint_ms: int
     folder: str
+    block_rows: int
+    orphans_bound_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """How a worker lives with its group, in wall time.
+
+    Parameters
+    ----------
+    instance
+        Static membership: the worker that comes back under this name within the session keeps its partitions. Empty
+        for workers that come and go.
+    session_timeout_ms, heartbeat_ms
+        After how long a silent worker's partitions are given away, and how often it says that it lives.
+    clock_every_ms
+        How often the wall clock is written to the topic `clock`.
+    clock_wait_ms
+        How long its own clock may stay unseen before the worker ends.
+    restore_wait_ms
+        How long a rebalance with its recovery may take.
+    stall_wait_ms
+        How long a record that the brokers hold may stay undelivered before it is read back.
+    read_back_wait_ms
+        How long reading back may find nothing where the brokers say there is something.
+    group_limit
+        Records that may wait for one commit.
+    """
+
+    instance: str
+    session_timeout_ms: int
+    heartbeat_ms: int
+    clock_every_ms: int
+    clock_wait_ms: int
+    restore_wait_ms: int
+    stall_wait_ms: int
+    read_back_wait_ms: int
+    group_limit: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +213,7 @@ class Settings:
     environment: str
     kafka: KafkaSettings
     join: JoinSettings
+    worker: WorkerSettings
     detect: DetectSettings
     models: Mapping[str, Model]
     response: Response

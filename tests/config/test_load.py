@@ -63,7 +63,7 @@ def no_defaults(kind: type) -> list[str]:
 
 def test_no_setting_has_a_default_in_code() -> None:
     settings = load(None, {}, {}, sound)
-    parts = [settings, settings.kafka, settings.kafka.security, settings.join, settings.detect]
+    parts = [settings, settings.kafka, settings.kafka.security, settings.join, settings.worker, settings.detect]
     assert [name for part in parts if is_dataclass(part) for name in no_defaults(type(part))] == []
 
 
