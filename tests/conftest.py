@@ -1,6 +1,10 @@
 """What all tests share."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tocsin", deadline=None)  # no test asserts a time
+settings.load_profile("tocsin")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

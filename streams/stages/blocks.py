@@ -19,7 +19,7 @@ tail. Keys read `partition/kind/epoch/run/part`, all but the kind whole numbers.
 """
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -37,6 +37,8 @@ Kind = Literal[
 ]
 Cause = Literal["records", "idle", "clock"]
 Array = npt.NDArray[Any]
+Block = tuple["Run", dict[str, Any], dict[str, Array]]
+"""A block as it was restored: its name, its header, its arrays."""
 
 
 class BlockKey(NamedTuple):
@@ -97,6 +99,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         Of the owner, and how many manifests it has written.
     partitions, tick_ms
         Partition count and tick under which the state was made: neither can change under it.
+    block_rows
+        Rows of a segment; what was begun under one goes on under it.
     positions
         Per topic the next offset to read: what lies before is in the state.
     watermarks
@@ -119,6 +123,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     partitions: int
     tick_ms: int
+    block_rows: int
     positions: dict[str, int]
     watermarks: dict[str, Mark]
     counters: dict[str, int]
@@ -295,3 +300,94 @@ def whole(run: Run, partition: int, blocks: Mapping[bytes, bytes]) -> bytes:
 def believed(manifests: Iterable[Manifest]) -> Manifest | None:
     """Return the manifest to believe among those before one's own claim: of the greatest epoch, then sequence."""
     return max(manifests, key=lambda one: (one.epoch, one.sequence), default=None)
+
+
+class BlockWriter:
+    """Writes blocks under new keys, and knows which count.
+
+    Parameters
+    ----------
+    partition, epoch
+        Parts of every key.
+    runs
+        What counts already.
+    first_run
+        Number of the next block: above all of this epoch.
+    garbage
+        Keys that no manifest names, to be tombstoned.
+    """
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        epoch: int,
+        first_run: int = 0,
+        runs: Iterable[Run] = (),
+        garbage: Iterable[bytes] = (),
+    ) -> None:
+        self._partition = partition
+        self._epoch = epoch
+        self._next = first_run
+        self._counted = dict.fromkeys(runs)
+        self._waiting: list[tuple[bytes, bytes | None]] = [(key, None) for key in garbage]
+        self._retired: list[tuple[bytes, bytes | None]] = []
+
+    def write(self, kind: Kind, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Run:
+        """Write one block."""
+        pieces = parts(encode(header, arrays))
+        run = Run(kind, self._epoch, self._next, len(pieces))
+        self._next += 1
+        self._waiting += zip(run.keys(self._partition), pieces, strict=True)
+        self._counted[run] = None
+        return run
+
+    def retire(self, run: Run) -> None:
+        """Let the next manifest no longer name a block; its tombstone follows after that manifest."""
+        del self._counted[run]
+        self._retired += [(key, None) for key in run.keys(self._partition)]
+
+    def retire_key(self, key: bytes) -> None:
+        """Tombstone a key that the next manifest replaces."""
+        self._retired.append((key, None))
+
+    def flush(self) -> tuple[list[tuple[bytes, bytes | None]], list[Run]]:
+        """Return the records to write before the next manifest, and the runs which that names."""
+        records, self._waiting = self._waiting, self._retired
+        self._retired = []
+        return records, list(self._counted)
+
+
+class Slices:
+    """Blocks that cover the rows `[0, upto)` of something that only grows; small ones are written again as one.
+
+    Each slice is at least twice as large as the next, so that few are named and a row is written a few times.
+    """
+
+    def __init__(self) -> None:
+        self._slices: list[tuple[int, int, Run]] = []
+
+    @property
+    def upto(self) -> int:
+        """Rows that are covered."""
+        return self._slices[-1][1] if self._slices else 0
+
+    def extend(self, upto: int, writer: BlockWriter, write: Callable[[int, int], Run], *, whole: bool = False) -> None:
+        """Cover up to `upto`; as one block when `whole`."""
+        start = self.upto
+        if start == upto and not (whole and len(self._slices) > 1):
+            return
+        while self._slices and (whole or self._slices[-1][1] - self._slices[-1][0] < 2 * (upto - start)):
+            start, _, run = self._slices.pop()
+            writer.retire(run)
+        self._slices.append((start, upto, write(start, upto)))
+
+    def take(self, start: int, end: int, run: Run) -> None:
+        """Know of a slice that was restored; in order."""
+        self._slices.append((start, end, run))
+
+    def retire(self, writer: BlockWriter) -> None:
+        """Forget all slices."""
+        for _, _, run in self._slices:
+            writer.retire(run)
+        self._slices.clear()
