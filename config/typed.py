@@ -9,6 +9,7 @@ import msgspec
 
 from config.fault import Fault
 from config.reader import Branch, Given, Node, duration_ms
+from schemas.fields import in_words
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -103,7 +104,7 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
         if text.startswith("Invalid enum value "):
             expected, got = "one of the names that are allowed here", text.removeprefix("Invalid enum value ")
         shown = got.replace("`", "") or str(value)[:80]
-        expected = expected.replace("`", "")
+        expected = in_words(expected) if expected.startswith("`") else expected
         faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], shown, "write one that fits"))
     return value
 

@@ -78,6 +78,33 @@ def class_name(value: str | float) -> str:
     return str(int(value)) if math.isfinite(value) and value == int(value) else repr(float(value))
 
 
+_KINDS = {
+    "str": "a text",
+    "bytes": "a text of base64",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "null": "null",
+}
+_BOUNDS = ((" >= ", " of at least "), (" <= ", " of at most "), (" > ", " above "), (" < ", " below "))
+
+
+def in_words(expected: str) -> str:
+    """Say what a decoder expected as a person would.
+
+    >>> in_words("`float` <= 1.0"), in_words("`str` of length >= 1"), in_words("`str | int | null`")
+    ('a number of at most 1.0', 'a text of length at least 1', 'a text, a whole number or null')
+    """
+    kinds, _, rest = expected.removeprefix("`").partition("`")
+    named = [_KINDS.get(kind, kind) for kind in dict.fromkeys(kinds.split(" | "))]
+    for bound, words in _BOUNDS:
+        rest = rest.replace(bound, words)
+    rest = rest.replace("of length of", "of length").replace("`", "")
+    return (", ".join(named[:-1]) + " or " if named[1:] else "") + named[-1] + rest
+
+
 def _at(message: str) -> tuple[str, str]:
     """Split a decoder's message into what it says and the path it says it of."""
     text, _, path = message.partition(" - at `")
@@ -112,9 +139,11 @@ def malformed(record: str, value: bytes, error: Exception) -> MalformedRecordErr
     if text.startswith("Object missing required field `"):
         name = text.removeprefix("Object missing required field `").rstrip("`")
         return MalformedRecordError(record, f"{path}.{name}".lstrip("."), "a value (the field is required)", "nothing")
-    if text.startswith("Invalid enum value"):
-        text = "one of its allowed names (`tocsin schema` lists them)"
-    expected = text.removeprefix("Expected ").partition(", got ")[0].replace("`", "")
+    if text.startswith("Invalid "):  # and what follows is a quotation
+        expected = "one of its allowed names (`tocsin schema` lists them)"
+    else:
+        expected = text.removeprefix("Expected ").partition(", got ")[0]
+        expected = in_words(expected) if expected.startswith("`") else expected[:1].lower() + expected[1:]
     got = _look(raw, path)
     return MalformedRecordError(record, path, expected, "nothing" if got is msgspec.UNSET else described(got))
 

@@ -45,7 +45,7 @@ class Output(Record, frozen=True, kw_only=True):
     0.9
     >>> Output.decode(b'{"prediction_id":"p1","model":"m","made_at_ms":7,"prediction":1,"score":1.5}')
     Traceback (most recent call last):
-    schemas.fields.MalformedRecordError: output.score: expected float <= 1.0, got 1.5
+    schemas.fields.MalformedRecordError: output.score: expected a number of at most 1.0, got 1.5
     """
 
     prediction_id: Name

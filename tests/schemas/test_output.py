@@ -3,6 +3,7 @@
 import pytest
 from msgspec import UNSET
 
+from schemas.closed import Closed
 from schemas.fields import MalformedRecordError, class_name
 from schemas.label import Label
 from schemas.output import Output
@@ -13,7 +14,7 @@ LEAST_LABEL = b'{"prediction_id":"p1","model":"m","labelled_at_ms":9,"label":0%s
 
 def test_absent_is_not_null() -> None:
     assert Output.decode(LEAST_OUTPUT % b"").score is UNSET
-    with pytest.raises(MalformedRecordError, match=r"output\.score: expected float, got null"):
+    with pytest.raises(MalformedRecordError, match=r"output\.score: expected a number, got null"):
         Output.decode(LEAST_OUTPUT % b',"score":null')
 
 
@@ -25,13 +26,13 @@ def test_a_feature_may_be_a_number_a_name_or_explicitly_nothing() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (b',"score":1.5', "output.score: expected float <= 1.0, got 1.5"),
-        (b',"score":-0.1', "output.score: expected float >= 0.0, got -0.1"),
-        (b',"score":"0.5"', "output.score: expected float, got a text of 3 characters"),
-        (b',"probabilities":{"x":2}', "output.probabilities: expected float <= 1.0, got an object of 1"),
-        (b',"latency_ms":-1', "output.latency_ms: expected float >= 0.0, got -1"),
-        (b',"segments":{"s":7}', "output.segments: expected str, got an object of 1"),
-        (b',"segments":[]', "output.segments: expected object, got a list of 0"),
+        (b',"score":1.5', "output.score: expected a number of at most 1.0, got 1.5"),
+        (b',"score":-0.1', "output.score: expected a number of at least 0.0, got -0.1"),
+        (b',"score":"0.5"', "output.score: expected a number, got a text of 3 characters"),
+        (b',"probabilities":{"x":2}', "output.probabilities: expected a number of at most 1.0, got an object of 1"),
+        (b',"latency_ms":-1', "output.latency_ms: expected a number of at least 0.0, got -1"),
+        (b',"segments":{"s":7}', "output.segments: expected a text, got an object of 1"),
+        (b',"segments":[]', "output.segments: expected an object, got a list of 0"),
     ],
 )
 def test_a_wrong_field_is_named_with_what_was_expected_and_what_came(more: bytes, said: str) -> None:
@@ -84,3 +85,12 @@ def test_a_label_says_by_itself_only_what_was_true_and_when() -> None:
 def test_a_label_version_is_not_negative() -> None:
     with pytest.raises(MalformedRecordError, match=r"label\.version"):
         Label.decode(LEAST_LABEL % b',"version":-1')
+
+
+def test_a_name_that_is_not_allowed_is_never_quoted() -> None:
+    with pytest.raises(MalformedRecordError) as caught:
+        Label.decode(LEAST_LABEL % b',"source":"Ann Example"')
+    assert "Ann" not in str(caught.value)
+    with pytest.raises(MalformedRecordError) as caught:
+        Closed.decode(b'{"record":"Ann Example"}')
+    assert "Ann" not in str(caught.value)
