@@ -1,0 +1,96 @@
+"""What can be done from a terminal? `tocsin COMMAND`, each command in a file of its own, loaded when it is called.
+
+So `tocsin --help` costs no broker's library, and a command only what it needs.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
+
+from streams.runtime.terminal import MEANINGS, CommandError, Exit, complain
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "config": ("config", "check a file of settings, or show the defaults"),
+    "schema": ("schema", "the JSON Schema of each record"),
+}
+"""Name as typed, to module below `streams.runtime.commands`, and what it is for."""
+
+EXAMPLES = """\
+five minutes to a first incident on your own topics:
+
+  tocsin config check tocsin.toml
+  tocsin topics create --config tocsin.toml
+  tocsin baseline build healthy.parquet --model fraud --config tocsin.toml
+  tocsin worker all --config tocsin.toml
+  tocsin incidents list --config tocsin.toml
+
+`tocsin COMMAND --help` has examples for each.
+"""
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Run a command, and end with the status that says how it went."""
+    sys.exit(run(sys.argv[1:] if words is None else words))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command and return its status."""
+    parser = _parser()
+    if not words:
+        parser.print_help(sys.stderr)
+        return Exit.USAGE
+    chosen = COMMANDS.get(words[0])
+    if chosen is None:
+        parser.parse_args(words)  # --help, --version, or what it has to say of anything else; it does not return
+        return Exit.USAGE
+    command = import_module(f"streams.runtime.commands.{chosen[0]}")
+    own = argparse.ArgumentParser(
+        prog=f"tocsin {words[0]}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.configure(own)
+    arguments = own.parse_args(words[1:])
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        status: int = command.run(arguments)
+    except CommandError as error:
+        complain(f"tocsin {words[0]}: {error}")
+        return error.status
+    except KeyboardInterrupt:
+        complain(f"tocsin {words[0]}: interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # somebody reads only the head of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.DONE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return status
+
+
+def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = ["commands:", *(f"  {name.ljust(width)}  {what}" for name, (_, what) in COMMANDS.items()), ""]
+    statuses = ["exit status:", *(f"  {status.value:>3}  {meaning}" for status, meaning in MEANINGS.items())]
+    parser = argparse.ArgumentParser(
+        prog="tocsin",
+        usage="tocsin COMMAND ...",
+        description="A warning bell for deployed models that are operationally healthy but wrong.",
+        epilog="\n".join([*lines, EXAMPLES, *statuses]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tocsin {version('tocsin')}")
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    return parser

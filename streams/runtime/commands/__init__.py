@@ -1,0 +1,1 @@
+"""What can be typed after `tocsin`? One command, one file, each with `configure(parser)` and `run(arguments)`."""

@@ -1,0 +1,58 @@
+"""Which settings does a command go by? Those of files and environment, and the options that every command shares."""
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from config.fault import SettingsError
+from config.load import load
+from config.settings import Settings
+from streams.runtime.terminal import CommandError, Exit
+from streams.stages import policy
+
+OPTIONS = {
+    "--broker": ("kafka.broker", "HOST:PORT", "brokers, several with commas"),
+    "--topic-prefix": ("kafka.topic_prefix", "PREFIX", "what the names of this deployment's topics begin with"),
+    "--security-protocol": ("kafka.security.protocol", "NAME", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"),
+    "--sasl-mechanism": ("kafka.security.mechanism", "NAME", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+    "--sasl-username": ("kafka.security.username", "NAME", "its password: TOCSIN__KAFKA__SECURITY__PASSWORD"),
+    "--ca-file": ("kafka.security.ca_file", "FILE", "authorities to trust, PEM"),
+    "--certificate-file": ("kafka.security.certificate_file", "FILE", "our certificate, PEM"),
+    "--key-file": ("kafka.security.key_file", "FILE", "its key; the key's password: TOCSIN__KAFKA__SECURITY__KEY_PASSWORD"),
+}  # fmt: skip
+"""Option to setting, what it takes, and what it means."""
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the brokers are and which settings hold."""
+    group = parser.add_argument_group("settings", "above the file, above TOCSIN__… variables, above the defaults")
+    group.add_argument("--config", type=Path, metavar="FILE", help="settings that differ from the defaults, TOML")
+    for option, (_, takes, what) in OPTIONS.items():
+        group.add_argument(option, metavar=takes, help=what)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="one line of JSON for each row, for scripts")
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Read all sources of settings; every fault is named before anything starts."""
+    options = {}
+    for option, (setting, _, _) in OPTIONS.items():
+        given = getattr(arguments, option.removeprefix("--").replace("-", "_"))
+        if given is not None:
+            options[setting] = (option, given)
+    try:
+        return load(arguments.config, os.environ, options, unworkable)
+    except SettingsError as error:
+        raise CommandError(Exit.SETTINGS, f"{len(error.faults)} fault(s) in the settings\n{error}") from None
+
+
+def unworkable(settings: Settings) -> Iterable[str]:
+    """Name what is well written and cannot be carried out."""
+    return policy.faults(settings.response, CHANNELS)
+
+
+CHANNELS = ("log", "file", "webhook")

@@ -1,0 +1,148 @@
+"""How does a command speak? Results on standard output, progress and complaints on standard error."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+PROGRESS_EVERY_S = 0.5
+PROGRESS_PLAIN_EVERY_S = 10.0
+"""Where nobody watches a terminal but a log."""
+
+
+class Exit(IntEnum):
+    """What a command's exit status says to a script."""
+
+    DONE = 0
+    NOT_SO = 1
+    USAGE = 2
+    SETTINGS = 3
+    BROKER = 4
+    DATA = 5
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.DONE: "done",
+    Exit.NOT_SO: "what was asked for is not so: a check failed, nothing was found, an act was refused",
+    Exit.USAGE: "the command line cannot be understood",
+    Exit.SETTINGS: "the settings cannot be used; every fault was named",
+    Exit.BROKER: "the brokers do not answer, or refuse",
+    Exit.DATA: "a file cannot be used",
+    Exit.INTERRUPTED: "interrupted",
+}
+
+
+class CommandError(Exception):
+    """A command cannot go on; its message says what to do, its status what kind of trouble it is."""
+
+    def __init__(self, status: Exit, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+def say(text: str = "") -> None:
+    """Write one line of a result."""
+    sys.stdout.write(text + "\n")
+
+
+def say_json(value: object) -> None:
+    """Write a result, or one row of it, as one line of JSON."""
+    say(msgspec.json.encode(value).decode())
+
+
+def complain(text: str) -> None:
+    """Write what is no part of the result."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def columns(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Align a table, two spaces between columns.
+
+    >>> columns(("id", "n"), [("a", "10"), ("bcd", "2")])
+    ['id   n', 'a    10', 'bcd  2']
+    """
+    table = [tuple(head), *map(tuple, rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def at(ms: int | None) -> str:
+    """Write an instant for people, to the second, in UTC.
+
+    >>> at(1_795_341_600_000), at(None)
+    ('2026-11-22 10:00:00', '-')
+    """
+    return "-" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def lasting(ms: int) -> str:
+    """Write a length of time for people, two units at most.
+
+    >>> lasting(850), lasting(42_000), lasting(3_720_000), lasting(90_000_000)
+    ('850 ms', '42 s', '1 h 2 min', '1 d 1 h')
+    """
+    if ms < 1000:  # noqa: PLR2004 -- a second
+        return f"{ms} ms"
+    parts = []
+    seconds = ms // 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def plain(text: str) -> str:
+    r"""Make foreign text harmless for a terminal: control characters are shown, not sent.
+
+    >>> plain("a\x1b[31mred\n"), plain("Zürich")
+    ('a\\x1b[31mred\\n', 'Zürich')
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+class Progress:
+    """Tell on standard error how far long work has come, at most twice a second.
+
+    Parameters
+    ----------
+    total
+        How much there is, in `unit`; None where nobody knows.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        self._what = what
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._watched = sys.stderr.isatty()
+        self._began_s = self._told_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._watched:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def add(self, count: int) -> None:
+        """Say that `count` more are done."""
+        self._done += count
+        now_s = time.monotonic()
+        if now_s - self._told_s >= (PROGRESS_EVERY_S if self._watched else PROGRESS_PLAIN_EVERY_S):
+            self._told_s = now_s
+            self._tell(now_s - self._began_s)
+
+    def _tell(self, elapsed_s: float) -> None:
+        of = f" of {self._total:,} ({self._done / self._total:.0%})" if self._total else ""
+        line = f"{self._what}: {self._done:,}{of} {self._unit}, {self._done / elapsed_s:,.0f} a second"
+        sys.stderr.write(f"\r\x1b[K{line}" if self._watched else line + "\n")
+        sys.stderr.flush()
