@@ -136,11 +136,15 @@ class EscalateRules(Setting, frozen=True, kw_only=True):
     ----------
     acknowledged_repeat_cap
         How often an acknowledgement without progress may run out in one episode; then it holds.
+    pages_continue_ms
+        A step of the ladder is news of its own while the last page that arrived is not older than this; after a longer
+        silence only a finding or an act is, so that a replay of old topics asks nobody.
     incidents_known_ms
         How long the ladder of a resolved incident is remembered.
     """
 
     acknowledged_repeat_cap: Annotated[int, Meta(ge=0, le=9)]
+    pages_continue_ms: Span
     incidents_known_ms: Span
 
 

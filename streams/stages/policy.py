@@ -44,6 +44,8 @@ MAX_POLICY_BYTES = 16_384
 SECOND_RESPONDER_MS = 900_000
 """At SEV-1 somebody else must have been asked before this has passed."""
 
+SHORTEST_AGAIN_MS = 60_000
+
 CLASS_TARGETS = ("class:oncall", "class:secondary", "class:team")
 
 
@@ -156,6 +158,8 @@ def _ladder_faults(severity: str, rule: SeverityPolicy) -> list[str]:
         faults.append(f"{at}: the fallback is not the last step")
     if severity in {"1", "2"} and not fallbacks:
         faults.append(f"{at}: no step is a fallback")
+    if rule.exhausted.again == "interval" and rule.exhausted.every_ms < SHORTEST_AGAIN_MS:
+        faults.append(f"{at}.exhausted: an interval is at least {SHORTEST_AGAIN_MS} ms")
     if severity == "1":
         faults.extend(f"{at}: {fault}" for fault in _critical_faults(rule))
     return faults

@@ -1,0 +1,48 @@
+"""Should a message about an incident be sent to a destination, and for which reason?
+
+The deduplication stage of Prometheus Alertmanager (Apache-2.0) as a table, with our own rows for what opens and ends
+while nothing can be delivered. `last` is what the last *delivered* message spoke of.
+"""
+
+from dataclasses import dataclass
+
+from schemas.notification import MessageReason
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The last message that was delivered to a destination: its findings, and when; None where that is not known."""
+
+    firing: frozenset[str]
+    cleared: frozenset[str]
+    at_ms: int | None
+
+
+def message_reason(
+    last: Last | None,
+    firing: frozenset[str],
+    cleared: frozenset[str],
+    *,
+    now_ms: int,
+    remind_interval_ms: int,
+    tells_of_end: bool,
+) -> MessageReason | None:
+    """Return why to send, None where there is nothing to say.
+
+    >>> one, two = frozenset({"1"}), frozenset({"1", "2"})
+    >>> message_reason(Last(one, frozenset(), 0), two, frozenset(), now_ms=1, remind_interval_ms=9, tells_of_end=True)
+    <MessageReason.NEW_FINDINGS: 'new findings added'>
+    >>> message_reason(Last(one, frozenset(), 0), one, frozenset(), now_ms=9, remind_interval_ms=9, tells_of_end=True)
+    """
+    if last is None:
+        return MessageReason.FIRST if firing else None
+    if not firing <= last.firing:
+        return MessageReason.NEW_FINDINGS
+    if not firing:
+        # what began and ended between two messages was never told, and needs no end
+        return MessageReason.ALL_CLEARED if last.firing else None
+    if tells_of_end and not cleared <= last.cleared:
+        return MessageReason.SOME_CLEARED
+    if last.at_ms is None or last.at_ms < now_ms - remind_interval_ms:
+        return MessageReason.REMINDER
+    return None
