@@ -2,6 +2,7 @@
 
 import importlib.util
 import subprocess
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,14 @@ def test_an_import_name_resolves_into_this_checkout(name: str) -> None:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     assert [Path(folder) for folder in spec.submodule_search_locations] == [ROOT / name]
+
+
+def test_the_command_does_not_take_modules_of_the_folder_it_is_called_in(tmp_path: Path) -> None:
+    for name in PACKAGES:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    command = [f"{sysconfig.get_path('scripts')}/tocsin", "--version"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert answer.stdout.startswith("tocsin ")
 
 
 def test_no_folder_below_tests_is_a_package() -> None:
