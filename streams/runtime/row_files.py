@@ -1,0 +1,140 @@
+"""How do rows come out of a file? NDJSON or Parquet, outputs or labels, each checked as if it came from a topic.
+
+In Parquet nested names are columns with a dot (`features.amount`) or structs; an empty value is absent, except of a
+feature, where it is explicitly nothing. Times may be timestamps or whole milliseconds.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from schemas.fields import MalformedRecordError
+from schemas.label import Label
+from schemas.output import Output
+from streams.runtime.terminal import CommandError, Exit
+
+BATCH_ROWS = 10_000
+"""Rows of a Parquet file in memory at once."""
+MAX_LINE_BYTES = 10_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its place in the file, from 1, and its fields by name."""
+
+    place: int
+    fields: Mapping[str, object]
+
+    @property
+    def wire(self) -> bytes:
+        """The row as a message."""
+        return msgspec.json.encode(self.fields)
+
+    def output(self) -> Output:
+        """Read it as an output."""
+        return Output.decode(self.wire)
+
+    def label(self) -> Label:
+        """Read it as a label."""
+        return Label.decode(self.wire)
+
+
+def count_rows(file: Path) -> int | None:
+    """Return how many rows a file has, where it says so itself."""
+    if not _is_parquet(file):
+        return None
+    import pyarrow.parquet as pq  # noqa: PLC0415 -- a heavy library, for those who have such files
+
+    try:
+        rows: int = pq.ParquetFile(file).metadata.num_rows
+    except (OSError, ValueError) as error:
+        raise _unusable(file, error) from None
+    return rows
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Read the rows of a file in order; a line that is no JSON object is a `MalformedRecordError` with its place."""
+    return _parquet(file) if _is_parquet(file) else _ndjson(file)
+
+
+def _is_parquet(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(4) == b"PAR1"
+    except OSError as error:
+        raise _unusable(file, error) from None
+
+
+def _unusable(file: Path, error: Exception) -> CommandError:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return CommandError(Exit.DATA, f"{file} cannot be read: {why}")
+
+
+def _ndjson(file: Path) -> Iterator[Row]:
+    with file.open("rb") as lines:
+        place = 0
+        while line := lines.readline(MAX_LINE_BYTES):
+            place += 1
+            if not line.strip():
+                continue
+            try:
+                fields = msgspec.json.decode(line, type=dict[str, object])
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                got = f"{len(line)} bytes that are none"
+                raise MalformedRecordError(f"{file.name}:{place}", "", "a JSON object on one line", got) from None
+            yield Row(place, fields)
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    import pyarrow as pa  # noqa: PLC0415 -- a heavy library, for those who have such files
+    import pyarrow.parquet as pq  # noqa: PLC0415 -- as above
+
+    place = 0
+    try:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
+            for row in batch.to_pylist():
+                place += 1
+                yield Row(place, nested(row))
+    except (OSError, pa.ArrowException) as error:
+        raise _unusable(file, error) from None
+
+
+def nested(row: Mapping[str, object]) -> dict[str, object]:
+    """Put columns with a dot into objects, and leave out what is empty.
+
+    >>> nested({"score": None, "features.a": None, "features.b": 2.0, "segments.s": "x", "segments.t": None})
+    {'features': {'a': None, 'b': 2.0}, 'segments': {'s': 'x'}}
+    """
+    fields: dict[str, object] = {}
+    for name, value in row.items():
+        outer, dot, inner = name.partition(".")
+        plain = _plain(value)
+        if isinstance(plain, dict):
+            plain = {key: one for key, one in plain.items() if one is not None or name == "features"}
+        if dot:
+            if plain is not None or outer == "features":
+                group = fields.setdefault(outer, {})
+                if not isinstance(group, dict):
+                    raise MalformedRecordError("row", outer, f"either {outer} or columns {outer}.…", "both")
+                group[inner] = plain
+        elif plain is not None:
+            fields[name] = plain
+    return fields
+
+
+def _plain(value: object) -> object:
+    """Make JSON of what Parquet can hold: not-a-number is nothing, an instant is milliseconds."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, datetime):
+        moment = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // timedelta(milliseconds=1)
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return value
