@@ -202,8 +202,8 @@ STATISTICS: Mapping[str, Statistic] = {
 """Every statistic by name.
 
 The two of `ages` are item-ticks: `at_risk_by_age[a]` counts, in this tick, the outputs whose age (counting tick of now
-less that of the output, in whole ticks) lies in age bin `a` and that had no label before this tick;
-`labelled_by_age[a]` those of them whose outcome counts in this tick. They are kept for the whole model (`*`) only.
+less that of the output, in whole ticks) lies in age bin `a` and that were pending when it began, or count in it;
+`labelled_by_age[a]` those of them that are labelled in this tick. They are kept for the whole model (`*`) only.
 """
 
 

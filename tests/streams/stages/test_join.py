@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.binning import baseline_zero
@@ -159,7 +159,7 @@ STEPS = st.lists(
     ),
     max_size=16,
 )
-FAR_MS = 5_000
+FAR_MS = 2_500
 
 
 def _walk(driver: Driver, steps: list[tuple[object, ...]]) -> None:
@@ -206,7 +206,8 @@ def test_each_output_has_one_outcome_and_nothing_is_left(log: tuple[list[OutputR
     assert held == dict.fromkeys(held, 0)
 
 
-@given(logs(most=12))
+@settings(max_examples=40)
+@given(logs(most=10))
 def test_one_row_at_a_time_or_all_at_once_is_the_same(log: tuple[list[OutputRow], list[LabelRow]]) -> None:
     sent = []
     for messages, first in itertools.product((1, 3, 1000), (OUTPUTS, LABELS)):
