@@ -55,7 +55,9 @@ def test_the_interval_covers_the_truth(ratio: float, widest: int) -> None:
     lanes, start, allowed = 120, 300, 0.05
     rng, odds = np.random.default_rng(1), allowed / (1 - allowed)
     groups = np.repeat(np.eye(3), [2, 3, 3], axis=0)
-    mass, rings, covered, widths = np.zeros((lanes, 8)), empty_rings(lanes), [], []
+    mass, rings = np.zeros((lanes, 8)), empty_rings(lanes)
+    covered: list[bool] = []
+    widths: list[int] = []
     for tick in range(start + 1500):
         rate = allowed if tick < start else ratio * odds / (1 + ratio * odds)
         errors = rng.binomial(20, rate, lanes)

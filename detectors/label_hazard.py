@@ -1,0 +1,79 @@
+r"""How soon does an output get its label, as a rate per tick of age?
+
+Of $R_a$ output-ticks at risk (age in bin $a$, no label yet), $L_a$ ended with a label: the hazard is $h_a = L_a / R_a$.
+Unlike the delays of those labels that are in, hazards are not biased to the fast ones.
+
+References
+----------
+Kaplan, E. L., Meier, P. (1958). Nonparametric estimation from incomplete observations. *JASA* 53, 457-481.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detectors.alarm import Flags, Floats
+from detectors.detector import Reference, Tick
+
+NEEDS = ("at_risk_by_age", "labelled_by_age")
+LEAST_LABELS = 20
+"""Labels that an age bin of the reference must hold to be judged."""
+
+LEAST_LABELS_IN_ALL = 500
+HIGHEST_HAZARD = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Hazards:
+    """Hazards of the label by age bin, `float64[bins]`, in labels per output-tick; the whole model only.
+
+    `known` are the bins with enough labels; the others say nothing. `error` is one standard error.
+    """
+
+    rate: Floats
+    error: Floats
+    known: Flags
+    whole: int
+    lanes: int
+
+    def watched(self) -> Flags:
+        """Only the whole model."""
+        return np.array([lane == self.whole for lane in range(self.lanes)], dtype=np.bool_)
+
+    def at_risk(self, tick: Tick) -> Floats:
+        """Output-ticks at risk in the known bins."""
+        waiting: Floats = tick.arrays["at_risk_by_age"][self.whole][self.known].astype(np.float64)
+        return waiting
+
+    def labelled(self, tick: Tick) -> Floats:
+        """Labels in the known bins."""
+        labels: Floats = tick.arrays["labelled_by_age"][self.whole][self.known].astype(np.float64)
+        return labels
+
+    def on_lanes(self, values: Floats) -> Floats:
+        """Put values of the whole model on its lane, 0 elsewhere: `float64[m]` to `float64[lanes, m]`."""
+        spread = np.zeros((self.lanes, *values.shape))
+        spread[self.whole] = values
+        return spread
+
+    def tally(self, tick: Tick) -> Floats:
+        """Count labels, labels again, and labels expected, `float64[lanes, 3]`."""
+        labels, expected = self.labelled(tick).sum(), self.at_risk(tick) @ self.rate
+        return self.on_lanes(np.array([labels, labels, expected]))
+
+
+def hazards(reference: Reference) -> Hazards | None:
+    """Estimate from a reference; None where it has too few labels."""
+    whole = reference.whole()
+    at_risk, labelled = (reference.arrays[name][whole].astype(np.float64) for name in NEEDS)
+    known = labelled >= LEAST_LABELS
+    if labelled.sum() < LEAST_LABELS_IN_ALL or not known.any():
+        return None
+    rate = np.clip(labelled[known] / np.maximum(at_risk[known], 1.0), 1e-9, HIGHEST_HAZARD)
+    return Hazards(
+        rate=rate,
+        error=np.sqrt(rate * (1 - rate) / np.maximum(at_risk[known], 1.0)),
+        known=known,
+        whole=whole,
+        lanes=len(reference.lanes),
+    )

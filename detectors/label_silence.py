@@ -1,0 +1,103 @@
+"""Label silence: have labels stopped coming, although outputs wait for them?"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from detectors.alarm import LOWEST, Flags, Floats, Ints
+from detectors.detector import Description, Reference, Tick, Z, grouped, uniform
+from detectors.label_hazard import NEEDS, Hazards, hazards
+from detectors.silence import QUIET_SHARE, RECOVERED_SHARES, STILL_SILENT_SHARE
+from schemas.finding import Effect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FittedLabelSilence:
+    """Hazards of the whole model; `least` is on the safe side."""
+
+    healthy: Hazards
+    least: Floats
+    tick_ms: int
+
+    @property
+    def weights(self) -> Floats:
+        """One alternative: nothing comes."""
+        return uniform(1)
+
+    @property
+    def groups(self) -> Floats:
+        """One group."""
+        return grouped(np.array([0]))
+
+    @property
+    def recovery_weights(self) -> Floats:
+        """Even over full and half flow."""
+        return uniform(len(RECOVERED_SHARES))
+
+    @property
+    def watched(self) -> Flags:
+        """Only the whole model."""
+        return self.healthy.watched()
+
+    def evidence(self, tick: Tick) -> Floats:
+        """Log e-value, `float64[lanes, 1]`: that of so many outputs without a single label."""
+        if tick.arrays["labelled_by_age"][self.healthy.whole].any():
+            return self.healthy.on_lanes(np.array([LOWEST]))
+        return self.healthy.on_lanes(np.array([-(np.log1p(-self.least) @ self.healthy.at_risk(tick))]))
+
+    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002 - there is one alternative
+        """Count labels, labels again, and labels expected."""
+        return self.healthy.tally(tick)
+
+    def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
+        """Share of the expected labels below which they have still stopped."""
+        return np.full(len(sums), STILL_SILENT_SHARE)
+
+    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Log e-values against "at most the midpoint's share comes" (Poisson), `float64[lanes, 2]`."""
+        tally = self.healthy.tally(tick)
+        more = np.asarray(RECOVERED_SHARES) / midpoint[:, None]
+        evidence: Floats = tally[:, 1:2] * np.log(more) - (more - 1) * (tally[:, 2] * midpoint)[:, None]
+        return evidence
+
+    def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
+        """Say how many labels should have come."""
+        minutes = max(ticks, 1) * self.tick_ms / 60_000
+        observed, expected = (float(one) / minutes for one in sums[lane, 1:])
+        return Description(
+            kind="label_pipeline_late",
+            effect=Effect(observed=observed, expected=expected, unit="labels per minute"),
+            message=f"no labels for {minutes:.1f} min, {expected:.3g} a minute expected",
+            n=round(float(sums[lane, 2])),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelSilence:
+    """Labels of the whole model against those that the waiting outputs should have got by now.
+
+    It counts what waits and not the hour, so that a stream which has just begun, or outputs that stopped, is no
+    silence of labels.
+
+    Parameters
+    ----------
+    tolerances
+        In log of the hazard: see `detectors.detector.Detector`.
+    """
+
+    name: ClassVar[str] = "label_silence"
+    needs: ClassVar[tuple[str, ...]] = NEEDS
+    guarantee: ClassVar[Literal["budget", "none"]] = "budget"
+    delay_conditioned: ClassVar[bool] = False
+    absence_counts: ClassVar[bool] = False
+
+    tolerances: tuple[float, ...]
+
+    def fit(self, reference: Reference, tolerance: float) -> FittedLabelSilence | None:
+        """Fit the hazards; None with too few labels."""
+        healthy = hazards(reference)
+        if healthy is None:
+            return None
+        least = np.clip((healthy.rate - Z * healthy.error) * QUIET_SHARE * np.exp(-tolerance), 0.0, 0.9)
+        return FittedLabelSilence(healthy=healthy, least=least, tick_ms=reference.binning.tick_ms)

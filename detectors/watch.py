@@ -1,0 +1,277 @@
+"""How does one detector watch the lanes of one model, tick by tick? State in, state out.
+
+A lane is *armed* (it spends and rings), in *shadow* (it runs alike, but what it would ring is only counted), *open*
+(it rang: it spends nothing and waits for its own recovery test), or *disturbed* (its null does not hold now: it spends
+nothing and its mass is 0). A lane spends from its first event on.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from detectors.alarm import RULE_SPEND, Flags, Floats, Ints, refuse_nan, step
+from detectors.budget import Spend
+from detectors.detector import Description, Detector, Fitted, Tick
+from detectors.onset import Cells, Onset, empty_rings, onset, past, push, sums_since
+from schemas.lane import Lane
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Watch:
+    """A fitted detector with its shares.
+
+    Parameters
+    ----------
+    armed
+        `bool[lanes]`: lanes that may ring.
+    spend, recovery_spend
+        `float64[lanes]`: per tick, of the alarm and of the recovery test.
+    """
+
+    detector: Detector
+    fitted: Fitted
+    lanes: tuple[str, ...]
+    armed: Flags
+    spend: Floats
+    recovery_spend: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WatchState:
+    """What a watch remembers; arrays have lanes first, rings third.
+
+    Parameters
+    ----------
+    ticks
+        Ticks taken.
+    mass, recovery_mass
+        M of the alarm, and of the recovery test.
+    open, heard
+        `bool[lanes]`.
+    since
+        `int64[lanes]`: tick number from which an onset may be dated.
+    leading, midpoint
+        `int64[lanes]`, `float64[lanes]`: what an open lane rang for, and what it must be better than.
+    shadow_alarms
+        `int64[lanes]`: how often a lane in shadow would have rung.
+    """
+
+    ticks: int
+    mass: Floats
+    recovery_mass: Floats
+    open: Flags
+    heard: Flags
+    since: Ints
+    leading: Ints
+    midpoint: Floats
+    shadow_alarms: Ints
+    rings: Cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Alarm:
+    """A lane that rang: index, onset in ticks of the state, and what it means."""
+
+    lane: int
+    onset: Onset
+    description: Description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outcome:
+    """What one tick gave.
+
+    Parameters
+    ----------
+    alarms
+        Armed lanes that rang.
+    cleared
+        `int64[n]`: open lanes whose recovery test rang.
+    tally
+        `float64[lanes, 3]`: the tick's events, observed and expected.
+    spent, recovery_spent
+        Sums over armed lanes of what this tick spent; `lanes` is how many did.
+    """
+
+    alarms: list[Alarm]
+    cleared: Ints
+    tally: Floats
+    spent: float
+    recovery_spent: float
+    lanes: int
+
+
+def watch(detector: Detector, fitted: Fitted, lanes: tuple[str, ...], armed: Flags, spend: Spend | None) -> Watch:
+    """Put a fitted detector on its lanes; only where the reference holds enough can a lane be armed."""
+    alarm, recovery = shares(detector, lanes, spend)
+    return Watch(
+        detector=detector,
+        fitted=fitted,
+        lanes=lanes,
+        armed=armed & fitted.watched,
+        spend=alarm,
+        recovery_spend=recovery,
+    )
+
+
+def shares(detector: Detector, lanes: tuple[str, ...], spend: Spend | None) -> tuple[Floats, Floats]:
+    """Share of each lane per tick: a roll-up's, or a finer lane's; a rule has none."""
+    if spend is None:
+        rule = np.full(len(lanes), RULE_SPEND)
+        return rule, rule
+    assert detector.guarantee == "budget", detector.name
+    rollup = np.array([Lane.of(name).is_rollup for name in lanes], dtype=np.bool_)
+    return (
+        np.where(rollup, spend.rollup, spend.fine),
+        np.where(rollup, spend.recovery_rollup, spend.recovery_fine),
+    )
+
+
+def begin(one: Watch) -> WatchState:
+    """Return the state of lanes that were never watched."""
+    lanes = len(one.lanes)
+    return WatchState(
+        ticks=0,
+        mass=np.zeros((lanes, len(one.fitted.weights))),
+        recovery_mass=np.zeros((lanes, len(one.fitted.recovery_weights))),
+        open=np.zeros(lanes, np.bool_),
+        heard=np.zeros(lanes, np.bool_),
+        since=np.zeros(lanes, np.int64),
+        leading=np.zeros(lanes, np.int64),
+        midpoint=np.zeros(lanes),
+        shadow_alarms=np.zeros(lanes, np.int64),
+        rings=empty_rings(lanes),
+    )
+
+
+def advance(one: Watch, state: WatchState, tick: Tick, *, lump: float, disturbed: bool) -> tuple[WatchState, Outcome]:
+    """Take one tick; the state that was given is spent.
+
+    Its rings are written on where they are: to copy them is dearer than all the rest.
+
+    Parameters
+    ----------
+    lump
+        Expected false alarms that a deployment adds, in all, to this tick's spend.
+    disturbed
+        Whether the null does not hold in this tick.
+    """
+    fitted, detector = one.fitted, one.detector
+    says_nothing = disturbed or (tick.empty and not detector.absence_counts)
+    lanes = len(one.lanes)
+    evidence = np.zeros(state.mass.shape) if says_nothing else fitted.evidence(tick)
+    refuse_nan(evidence, detector.name, one.lanes)
+
+    live = one.armed & ~state.open & state.heard & (not disturbed)
+    extra = one.spend * live
+    spend = one.spend * (state.heard & fitted.watched)
+    if lump and extra.any():
+        spend = spend + extra * (lump / extra.sum())
+    held = state.open | disturbed
+    taken = step(state.mass, spend, fitted.weights, evidence, groups=fitted.groups, held=held)
+    leading = np.where(state.open, state.leading, taken.leading)
+
+    tally = np.zeros((lanes, 3)) if says_nothing else fitted.tally(tick, leading)
+    rings = state.rings
+    push(rings, state.ticks, np.hstack([taken.gain, tally]))
+    ticks = state.ticks + 1
+
+    rang = taken.crossed[one.armed[taken.crossed]]
+    shadow = taken.crossed[~one.armed[taken.crossed]]
+    shadow_alarms = state.shadow_alarms.copy()
+    shadow_alarms[shadow] += 1
+    alarms, midpoint = _alarms(one, rings, ticks, state.since, rang, leading, state.midpoint)
+
+    recovery_mass, cleared = state.recovery_mass, np.zeros(0, np.int64)
+    testing = state.open & (not disturbed)
+    if testing.any():
+        recovery = np.zeros(recovery_mass.shape) if says_nothing else fitted.recovery(tick, leading, state.midpoint)
+        refuse_nan(recovery[testing], f"{detector.name} recovery", one.lanes)
+        back = step(
+            recovery_mass,
+            one.recovery_spend,
+            fitted.recovery_weights,
+            np.where(testing[:, None], recovery, 0.0),
+            held=~testing,
+        )
+        recovery_mass, cleared = back.mass, back.crossed
+
+    is_open = state.open.copy()
+    is_open[rang], is_open[cleared] = True, False
+    since = state.since.copy()
+    since[cleared] = ticks
+    after = replace(
+        state,
+        ticks=ticks,
+        mass=taken.mass,
+        recovery_mass=recovery_mass,
+        open=is_open,
+        heard=state.heard | (tally[:, 0] > 0),
+        since=since,
+        leading=leading,
+        midpoint=midpoint,
+        shadow_alarms=shadow_alarms,
+        rings=rings,
+    )
+    paid = detector.guarantee == "budget"
+    outcome = Outcome(
+        alarms=alarms,
+        cleared=cleared,
+        tally=tally,
+        spent=float((spend * live * fitted.watched).sum()) if paid else 0.0,
+        recovery_spent=float(one.recovery_spend[testing].sum()) if paid else 0.0,
+        lanes=int((live & fitted.watched).sum()),
+    )
+    return after, outcome
+
+
+def _alarms(
+    one: Watch, rings: Cells, ticks: int, since: Ints, rang: Ints, leading: Ints, midpoint: Floats
+) -> tuple[list[Alarm], Floats]:
+    """Date and describe the lanes that rang; and half-way back for each."""
+    if not len(rang):
+        return [], midpoint
+    midpoint = midpoint.copy()
+    history = past(rings, ticks, np.arange(len(one.lanes)))
+    alarms = []
+    for lane in rang.tolist():
+        when = onset(history, lane, int(since[lane]))
+        sums = sums_since(history, when.likeliest)
+        midpoint[lane] = one.fitted.midpoint(sums, leading)[lane]
+        described = one.fitted.describe(lane, int(leading[lane]), sums, ticks - when.likeliest)
+        alarms.append(Alarm(lane=lane, onset=when, description=described))
+    return alarms, midpoint
+
+
+def carried(state: WatchState, was: tuple[str, ...], fresh: WatchState, now: tuple[str, ...]) -> WatchState:
+    """Carry what lanes remember over to a new baseline, by name; the rest begins anew.
+
+    The mass goes on where the alternatives are as many: each factor is fair given the past, whichever baseline it came
+    from. An open lane stays open.
+    """
+    index = {name: lane for lane, name in enumerate(was)}
+    pairs = np.array([(index[name], lane) for lane, name in enumerate(now) if name in index], np.int64).reshape(-1, 2)
+    old, new = pairs[:, 0], pairs[:, 1]
+
+    def moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        if before.shape[1:] != after.shape[1:]:
+            return after
+        after = after.copy()
+        after[new] = before[old]
+        return after
+
+    rings = fresh.rings.copy()
+    rings[:, :, new] = state.rings[:, :, old]
+    same = state.mass.shape[1:] == fresh.mass.shape[1:]
+    return WatchState(
+        ticks=state.ticks,
+        mass=moved(state.mass, fresh.mass),
+        recovery_mass=moved(state.recovery_mass, fresh.recovery_mass),
+        open=moved(state.open, fresh.open),
+        heard=moved(state.heard, fresh.heard),
+        since=moved(state.since, np.full(len(now), state.ticks)),
+        leading=moved(state.leading, fresh.leading) if same else fresh.leading,
+        midpoint=moved(state.midpoint, fresh.midpoint),
+        shadow_alarms=moved(state.shadow_alarms, fresh.shadow_alarms),
+        rings=rings,
+    )
