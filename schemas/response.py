@@ -220,14 +220,43 @@ class NotifySettings(Setting, frozen=True, kw_only=True):
     receipts_known_ms: Span
 
 
+class SenderSettings(Setting, frozen=True, kw_only=True):
+    """Bounds of the tasks that make attempts.
+
+    Parameters
+    ----------
+    in_flight_limit
+        Attempts on their way at a time, in one worker.
+    waiting_limit
+        Attempts that may wait for their turn; what comes beyond is answered `sender_full` at once.
+    attempt_timeout_ms
+        How long a channel may take; longer than any of its own timeouts.
+    turn_wait_ms
+        How long an attempt may wait for its turn. With `attempt_timeout_ms` it stays below notify's `attempt_wait_ms`.
+    close_wait_ms
+        How long closing waits for what is on its way.
+    """
+
+    in_flight_limit: Annotated[int, Meta(ge=1, le=1_000)]
+    waiting_limit: Annotated[int, Meta(ge=0, le=100_000)]
+    attempt_timeout_ms: Annotated[int, Meta(ge=100, le=3_600_000)]
+    turn_wait_ms: Annotated[int, Meta(ge=100, le=3_600_000)]
+    close_wait_ms: Annotated[int, Meta(ge=0, le=60_000)]
+
+
 class Response(Setting, frozen=True, kw_only=True):
-    """One file of settings: the playbook as data."""
+    """One file of settings: the playbook as data.
+
+    `channels`: settings by the name of a channel; what stands in one is that channel's own affair.
+    """
 
     kinds: dict[str, KindRule]
     unknown_kind: KindRule
     triage: TriageRules
     escalate: EscalateRules
     notify: NotifySettings
+    sender: SenderSettings
+    channels: dict[Word, dict[str, object]]
     directory: dict[Word, tuple[Contact, ...]]
     policy: Policy
 

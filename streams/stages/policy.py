@@ -191,7 +191,7 @@ def _critical_faults(rule: SeverityPolicy) -> list[str]:
 
 
 def faults(response: Response, channels: Iterable[str]) -> list[str]:
-    """Name everything in a file of settings that cannot be meant; `channels` are those of the table of channels."""
+    """Name everything in a file of settings that cannot be meant; `channels` are the names in the table of channels."""
     policy = response.policy
     found: list[str] = []
     found += [f"policy.severities: {number} is missing" for number in "1234" if number not in policy.severities]
@@ -224,6 +224,10 @@ def faults(response: Response, channels: Iterable[str]) -> list[str]:
         for target in sorted(_used(policy) - set(response.directory))
     ]
     known = set(channels)
+    found += [f"channels: `{name}` is no channel" for name in sorted(set(response.channels) - known)]
+    if response.sender.attempt_timeout_ms + response.sender.turn_wait_ms >= response.notify.attempt_wait_ms:
+        found.append("sender: attempt_timeout_ms and turn_wait_ms together reach notify.attempt_wait_ms")
+    known &= set(response.channels)
     for target, contacts in response.directory.items():
         found += _contact_faults(target, contacts, known)
     return found
@@ -246,7 +250,7 @@ def _contact_faults(target: str, contacts: Iterable[Contact], channels: set[str]
     faults, seen = [], set[tuple[str, str]]()
     for contact in contacts:
         if contact.channel not in channels:
-            faults.append(f"directory.{target}: `{contact.channel}` is no channel")
+            faults.append(f"directory.{target}: `{contact.channel}` is no channel that has settings")
         for mode in contact.modes:
             if (contact.channel, mode) in seen:
                 faults.append(f"directory.{target}: two ways by `{contact.channel}` for {mode}; give them two targets")

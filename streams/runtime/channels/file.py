@@ -1,0 +1,64 @@
+"""A file: one line of JSON for each message, on the disk before it counts as delivered."""
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from streams.runtime.channels.channel import Answer, ChannelSettings, content
+from streams.stages.notify import Attempt
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+
+
+class FileSettings(ChannelSettings, frozen=True, kw_only=True):
+    """Where the files are; an address is the name of a file in `folder`."""
+
+    folder: Annotated[str, Meta(min_length=1)]
+
+
+class FileChannel:
+    """Appends each message as one line and waits until the disk has it."""
+
+    def __init__(self, settings: FileSettings) -> None:
+        self._folder = Path(settings.folder)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> "FileChannel":
+        """Make it from its settings."""
+        del environ
+        return cls(FileSettings.of(raw))
+
+    async def send(self, attempt: Attempt, wall_ms: int) -> Answer:
+        """Append one line."""
+        del wall_ms
+        name = attempt.notification.address
+        if not _NAME.fullmatch(name):
+            return Answer(answer_class="permanent", reason="no_file_name")
+        line = msgspec.json.encode(content(attempt)) + b"\n"
+        try:
+            await asyncio.to_thread(self._append, self._folder / name, line)
+        except OSError as error:
+            return Answer(answer_class="retry", reason=f"os_error_{error.errno}")
+        return Answer(answer_class="ok", reason="sent")
+
+    @staticmethod
+    def _append(path: Path, line: bytes) -> None:
+        """Append in one write, so that lines of several writers stay whole."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        try:
+            written = os.write(descriptor, line)
+            if written != len(line):
+                raise OSError(28, "the disk took a part of the line")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,178 @@
+"""A webhook: any HTTP endpoint, signed by the rules of Standard Webhooks.
+
+All attempts carry the same `webhook-id`, so a receiver can tell a repeat. Redirects are not followed; addresses of the
+local network are refused unless the endpoint says so, looked up once and then connected to as they were looked up.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated
+
+import httpx
+import msgspec
+from msgspec import Meta
+from standardwebhooks.webhooks import Webhook
+
+from schemas.fields import MalformedRecordError
+from schemas.ids import rfc3339
+from streams.runtime.channels.channel import Answer, ChannelSettings, by_status, content, retry_after
+from streams.stages.notify import Attempt
+
+MAX_REQUEST_BYTES = 20_480
+"""Receivers of Standard Webhooks need not take more."""
+MAX_ANSWER_BYTES = 65_536
+"""More of an answer is not read."""
+
+
+class Endpoint(ChannelSettings, frozen=True, kw_only=True):
+    """One receiver.
+
+    Parameters
+    ----------
+    secret_from
+        The environment variable that holds its secret: `whsec_` and base64.
+    allow_private
+        Whether it may be in the local network, and be reached without TLS.
+    """
+
+    url: Annotated[str, Meta(pattern=r"^https?://")]
+    secret_from: Annotated[str, Meta(min_length=1)]
+    allow_private: bool
+
+
+class WebhookSettings(ChannelSettings, frozen=True, kw_only=True):
+    """Receivers by name, which are the addresses of this channel, and how long they may take."""
+
+    connect_timeout_ms: Annotated[int, Meta(ge=100, le=60_000)]
+    request_timeout_ms: Annotated[int, Meta(ge=100, le=60_000)]
+    endpoints: dict[str, Endpoint]
+
+
+class WebhookChannel:
+    """Posts each message to an endpoint."""
+
+    def __init__(self, settings: WebhookSettings, secrets: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._signers = {name: Webhook(secrets[name]) for name in settings.endpoints}
+        self._client = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,
+            timeout=httpx.Timeout(settings.request_timeout_ms / 1000, connect=settings.connect_timeout_ms / 1000),
+        )
+
+    @classmethod
+    def of(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> "WebhookChannel":
+        """Make it from its settings; `MalformedRecordError` names a secret that is missing or is none."""
+        settings = WebhookSettings.of(raw)
+        secrets = {}
+        for name, endpoint in settings.endpoints.items():
+            secret = environ.get(endpoint.secret_from, "")
+            where = f"endpoints.{name}.secret_from"
+            if not secret:
+                raise MalformedRecordError(
+                    "webhook", where, f"a secret in the environment as {endpoint.secret_from}", "none"
+                )
+            try:
+                Webhook(secret)
+            except (ValueError, RuntimeError):
+                raise MalformedRecordError("webhook", where, "`whsec_` and base64", "something else") from None
+            secrets[name] = secret
+        return cls(settings, secrets)
+
+    async def send(self, attempt: Attempt, wall_ms: int) -> Answer:
+        """Post one message."""
+        name = attempt.notification.address
+        endpoint = self._settings.endpoints.get(name)
+        if endpoint is None:
+            return Answer(answer_class="permanent", reason="unknown_endpoint")
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_ms / 1000):
+                request = await self._request(name, endpoint, attempt, wall_ms)
+                if isinstance(request, Answer):
+                    return request
+                return await self._post(request, wall_ms)
+        except (TimeoutError, httpx.TimeoutException):
+            return Answer(answer_class="retry", reason="timeout")
+        except socket.gaierror:
+            return Answer(answer_class="retry", reason="name_not_found")
+        except httpx.InvalidURL:
+            return Answer(answer_class="permanent", reason="invalid_url")
+        except httpx.TransportError as error:
+            return Answer(answer_class="retry", reason=f"network_{type(error).__name__}")
+
+    async def _request(self, name: str, endpoint: Endpoint, attempt: Attempt, wall_ms: int) -> httpx.Request | Answer:
+        url = httpx.URL(endpoint.url)
+        if url.scheme != "https" and not endpoint.allow_private:
+            return Answer(answer_class="permanent", reason="not_encrypted")
+        address = await _address(url)
+        if not endpoint.allow_private and not _is_public(address):
+            return Answer(answer_class="permanent", reason="private_address")
+        body = _body(attempt)
+        message_id = attempt.notification.notification_id
+        at = datetime.fromtimestamp(wall_ms // 1000, UTC)
+        headers = {
+            "host": url.netloc.decode("ascii"),
+            "content-type": "application/json",
+            "user-agent": "tocsin",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(wall_ms // 1000),
+            "webhook-signature": self._signers[name].sign(message_id, at, body),
+        }
+        return self._client.build_request(
+            "POST",
+            url.copy_with(host=address),
+            content=body.encode(),
+            headers=headers,
+            extensions={"sni_hostname": url.host},
+        )
+
+    async def _post(self, request: httpx.Request, wall_ms: int) -> Answer:
+        response = await self._client.send(request, stream=True)
+        try:
+            kept = b""
+            async for chunk in response.aiter_raw():
+                kept += chunk
+                if len(kept) >= MAX_ANSWER_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        return by_status(response.status_code, retry_after(response.headers.get("retry-after"), wall_ms), kept)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+
+def _body(attempt: Attempt) -> str:
+    """Return the payload; the details go when it would be too large."""
+    said = content(attempt)
+    payload = {
+        "type": f"incident.{attempt.notification.purpose}",
+        "timestamp": rfc3339(attempt.notification.decided_at_ms),
+        "data": said,
+    }
+    body = msgspec.json.encode(payload)
+    if len(body) > MAX_REQUEST_BYTES:
+        slim = {key: value for key, value in said.items() if key not in {"details", "firing", "cleared"}}
+        body = msgspec.json.encode({**payload, "data": slim})
+    return body.decode()
+
+
+async def _address(url: httpx.URL) -> str:
+    """Look a host up once."""
+    found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port or 443, type=socket.SOCK_STREAM)
+    return str(found[0][4][0])
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address is in the open network.
+
+    >>> [_is_public(one) for one in ("127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "93.184.215.14")]
+    [False, False, False, False, False, True]
+    """
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_global and not parsed.is_multicast
