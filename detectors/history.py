@@ -132,7 +132,9 @@ class CountedHistory:
     Parameters
     ----------
     first_tick, ticks
-        Number of the first tick (its start over its length), and how many there are.
+        Number of the first tick (its start over its length), and how many there are, to the last label.
+    output_ticks
+        How many there are to the last output.
     """
 
     binning: Binning
@@ -140,15 +142,16 @@ class CountedHistory:
     statistics: tuple[Statistic, ...]
     first_tick: int
     ticks: int
+    output_ticks: int
     outputs: _Counted
     labelled: _Counted
     ages: Mapping[str, Ints]
 
     @property
     def reference_ms(self) -> tuple[int, int]:
-        """The history in its own event time, `[from, to)`, whole ticks."""
+        """From the first output to the last, `[from, to)`, whole ticks; labels may come after."""
         tick_ms = self.binning.tick_ms
-        return self.first_tick * tick_ms, (self.first_tick + self.ticks) * tick_ms
+        return self.first_tick * tick_ms, (self.first_tick + self.output_ticks) * tick_ms
 
     def shape(self, statistic: Statistic) -> tuple[int, ...]:
         """Shape of one statistic, lanes first."""
@@ -159,9 +162,9 @@ class CountedHistory:
         whole = slice(0, self.ticks)
         return {one.name: self._counted(one, whole) for one in self.statistics}
 
-    def each_tick(self) -> Iterator[tuple[int, dict[str, Ints], bool]]:
-        """Give each tick's start in ms, its statistics, and whether it is empty."""
-        for tick in range(self.ticks):
+    def each_tick(self, skipped: int) -> Iterator[tuple[int, dict[str, Ints], bool]]:
+        """Give each tick's start in ms, its statistics, and whether it is empty; the first `skipped` are left out."""
+        for tick in range(skipped, self.ticks):
             one = slice(tick, tick + 1)
             arrays = {statistic.name: self._counted(statistic, one) for statistic in self.statistics}
             empty = not any(array.any() for array in arrays.values())
@@ -233,6 +236,7 @@ def counted(history: History, binning: Binning, statistics: tuple[Statistic, ...
         statistics=statistics,
         first_tick=first,
         ticks=last - first + 1,
+        output_ticks=int(made.max()) - first + 1,
         outputs=_Counted(made[order], [axis[order] for axis in axes], bins["outputs"]),
         labelled=_Counted(ended[of_label], [axis[of_label] for axis in axes], bins["labelled"]),
         ages=_ages(made - first, np.where(history.labelled, ended - first, NO_LABEL), last - first + 1, binning),
