@@ -14,6 +14,7 @@ from schemas.binning import Binning
 from schemas.lane import OTHER, Lane
 from schemas.model import Model
 from streams.stages.batch import Coded, Ints
+from streams.stages.distinct import numbered
 
 CELLS = 65_536
 """Cells of one partition at most, at one time."""
@@ -107,13 +108,15 @@ class CellBook:
         """Cell of each row, made where it is new."""
         names = sorted(segments)
         columns = [model, version, *(segments[name] for name in names)]
-        key = np.zeros(len(model.codes), np.int64)
+        key: Ints = np.zeros(len(model.codes), np.int64)
         for column in columns:
             width = len(column.values) + 1
             if int(key.max(initial=0)) > (1 << 62) // width:
-                key = np.unique(key, return_inverse=True)[1]
+                key = numbered(key)[1]
             key = key * width + column.codes + 1
-        _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+        unique, inverse = numbered(key)
+        first = np.empty(len(unique), np.int64)
+        first[inverse[::-1]] = np.arange(len(key) - 1, -1, -1)
         numbers = np.empty(len(first), np.int64)
         for at, row in enumerate(first.tolist()):
             name = model.at(row)

@@ -22,6 +22,7 @@ from schemas.window_stats import WindowStats
 from streams.stages.batch import FeatureColumn, Ints
 from streams.stages.blocks import Block, BlockWriter, Run, Send
 from streams.stages.cells import CellBook, Lanes
+from streams.stages.distinct import distinct, numbered
 
 DENSE_CELLS = 1024
 """Leaf cells of a model that one tick counts apart; rows of further ones are added to their lanes at once."""
@@ -85,7 +86,7 @@ class _Plan:
             self._generation = book.generation
         folded = self._folded[cells]
         if folded.min(initial=0) < 0:
-            for number in np.unique(cells[folded < 0]).tolist():
+            for number in distinct(cells[folded < 0]).tolist():
                 cell = book.cell(number)
                 self._folded[number] = self.lanes.folded(cell.version, cell.values)
             folded = self._folded[cells]
@@ -95,8 +96,9 @@ class _Plan:
 class _Counts:
     """Counts of one model in one open tick."""
 
-    def __init__(self, plan: _Plan) -> None:
+    def __init__(self, plan: _Plan, tick_ms: int) -> None:
         self.plan = plan
+        self._tick_ms = tick_ms
         self.cells: npt.NDArray[np.int64] | None = np.zeros(0, np.int64)
         self.sparse: tuple[Ints, Ints] | None = None
         self.lanes: npt.NDArray[np.int64] | None = None
@@ -134,8 +136,9 @@ class _Counts:
 
     def resolve(self, ticks: Ints, *, labelled: bool) -> None:
         """Note outcomes by the counting tick of their outputs."""
-        n = np.ones_like(ticks)
-        self._resolved.append(np.stack([ticks, n * labelled, n]))
+        unique, inverse = numbered(ticks // self._tick_ms)
+        n = np.bincount(inverse, minlength=len(unique))
+        self._resolved.append(np.stack([unique * self._tick_ms, n * labelled, n]))
         if len(self._resolved) > _PIECES:
             self._resolved = [self.resolved()]
 
@@ -312,21 +315,21 @@ class Counting:
         rows_under
             Gives the rows of these positions as the statistics read them.
         """
-        unique, inverse = np.unique(ticks, return_inverse=True)
-        counts = [self._counts(tick, model) for tick in unique.tolist()]
+        unique, inverse = numbered(ticks // self._tick_ms)
+        counts = [self._counts(tick * self._tick_ms, model) for tick in unique.tolist()]
         for plan in dict.fromkeys(one.plan for one in counts):
             mine = np.array([one.plan is plan for one in counts])
             chosen = np.flatnonzero(mine[inverse])
             self._count_under(plan, of, cells, chosen, inverse[chosen], counts, rows_under)
         for at, n in enumerate(np.bincount(inverse, minlength=len(counts)).tolist()):
             counts[at].rows[of] += n
-            self._touched.add(int(unique[at]))
+            self._touched.add(int(unique[at]) * self._tick_ms)
 
     def _counts(self, tick: int, model: str) -> _Counts:
         of_tick = self._open.setdefault(tick, {})
         counts = of_tick.get(model)
         if counts is None:
-            counts = of_tick[model] = _Counts(self._plan(model, tick))
+            counts = of_tick[model] = _Counts(self._plan(model, tick), self._tick_ms)
         return counts
 
     def _count_under(
@@ -345,7 +348,7 @@ class Counting:
         folded = plan.folded(cells[chosen], self._book)
         rows = rows_under(plan.binning, chosen)
         dense = folded < DENSE_CELLS
-        ticks = ((at, tick_of == at) for at in np.unique(tick_of).tolist())
+        ticks = ((at, tick_of == at) for at in distinct(tick_of).tolist())
         parts = [(at, np.flatnonzero(mine & dense), np.flatnonzero(mine & ~dense)) for at, mine in ticks]
         for place in places:
             if place.statistic.bins is None:
@@ -360,8 +363,10 @@ class Counting:
 
     def resolve(self, model: str, ticks: Ints, output_ticks: Ints, *, labelled: bool) -> None:
         """Note outcomes that count in `ticks` by the counting ticks of their outputs."""
-        for tick in np.unique(ticks).tolist():
-            self._counts(tick, model).resolve(output_ticks[ticks == tick], labelled=labelled)
+        unique, inverse = numbered(ticks // self._tick_ms)
+        for at, tick in enumerate(unique.tolist()):
+            of_tick = output_ticks if len(unique) == 1 else output_ticks[inverse == at]
+            self._counts(tick * self._tick_ms, model).resolve(of_tick, labelled=labelled)
 
     # -- ticks are closed
 
@@ -575,7 +580,7 @@ class Counting:
         plan = self._plans.get((model, version))
         if plan is None:
             plan = self._new_plan(model, version, msgspec.convert(entry["binning"], Binning))
-        counts = _Counts(plan)
+        counts = _Counts(plan, self._tick_ms)
         counts.rows.update(entry["rows"])
         counts.take(np.stack([columns["output_tick"], columns["labelled"], columns["outcomes"]]))
         folded = np.array([plan.lanes.folded_again(entry["seen"], leaf) for leaf in entry["leaves"]] or [0], np.int64)
@@ -616,7 +621,7 @@ class Counting:
         self._closed_through = closed_through_ms
         for models, ticks in known:
             before = ticks < closed_through_ms
-            for number in np.unique(models[before]).tolist():
+            for number in distinct(models[before]).tolist():
                 mine, n = np.unique(ticks[before & (models == number)], return_counts=True)
                 self._at_risk.setdefault(self._book.model_names[number], _AtRisk()).add(mine, n)
 

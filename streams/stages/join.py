@@ -35,6 +35,7 @@ from streams.stages.blocks import (
 )
 from streams.stages.cells import CELLS, CellBook
 from streams.stages.counting import Counting, declared_slots
+from streams.stages.distinct import distinct, runs_of
 from streams.stages.hash_index import Places
 from streams.stages.known import EXPIRED, LABELLED, SETTLED, KnownOutputs, KnownRows
 from streams.stages.orphans import ORPHAN, Orphans
@@ -288,7 +289,7 @@ class Join:
         for first, marks in self._marks.blocks():
             numbers = (np.arange(first, first + len(marks)) % (1 << 32)).astype(np.uint32)
             known, places = self._known.places_named(marks["segment"].astype(np.int64), marks["row"].astype(np.int64))
-            self._known.label(places, numbers[known])
+            self._known.label(places, numbers[known], distinct_places=False)
         self._known.expire(self.watermark_ms)
         waits_from = self._watermarks[OUTPUTS].ms - self.settings.orphan_wait_ms
         self._orphans.restore(of("orphans"), of("taken"), expired_before_ms=waits_from)
@@ -393,13 +394,13 @@ class Join:
             batch.score[at],
             batch.confidence[at],
         )
-        new = self._new_outputs(rows)
+        new, by_hash = self._new_outputs(rows)
         if len(new) < len(rows):
             rows, at = rows[new], at[new]
         if len(rows) == 0:
             return dead
         counts["late_output"] += int(np.count_nonzero(rows.place_ms > rows.due_ms))
-        places = self._known.add(rows)
+        places = self._known.add(rows, by_hash)
         self._book.hold(rows.cell, 1)
         ticks = rows.counting_tick(settings.tick_ms)
         for model, of in self._by_model(rows.cell):
@@ -415,11 +416,11 @@ class Join:
 
             self._counting.count("outputs", model, rows.cell[of].astype(np.int64), ticks[of], rows_under)
         if self._orphans.waiting:
-            self._pair_orphans(rows, places)
+            self._pair_orphans(rows, places, by_hash)
         return dead
 
-    def _new_outputs(self, rows: KnownRows) -> Ints:
-        """Rule 1: positions of the outputs whose id is not known at their place."""
+    def _new_outputs(self, rows: KnownRows) -> tuple[Ints, Ints]:
+        """Rule 1: positions of the outputs whose id is not known at their place, and what sorts these by hash."""
         wait = self.settings.orphan_wait_ms
         order = np.argsort(rows.id_hash)
         hashes = rows.id_hash[order]
@@ -428,7 +429,7 @@ class Join:
             order = np.argsort(rows.id_hash, kind="stable")
         needle, places = self._known.find(hashes)
         if len(needle) == 0 and not again.any():
-            return np.arange(len(rows))
+            return np.arange(len(rows)), order
         group = np.concatenate([np.zeros(1, np.int64), np.cumsum(~again)])
         groups = int(group[-1]) + 1
         known_until = np.full(groups, NEVER, np.int64)
@@ -450,6 +451,7 @@ class Join:
             self._counts["duplicate_output"] += int(np.count_nonzero(copy))
             self._counts["conflicting_output"] += int(np.count_nonzero(copy & (says[open_rows] != content[of])))
             open_rows = open_rows[~copy]
+            # one that is itself later than its wait makes no copies: passing over it only spares turns
             lasting = open_rows[place_ms[open_rows] <= until[open_rows]]
             first = lasting[np.unique(group[lasting], return_index=True)[1]]
             known_until[group[first]] = until[first]
@@ -457,11 +459,11 @@ class Join:
             decided_to = np.full(groups, len(rows), np.int64)
             decided_to[group[first]] = first
             open_rows = open_rows[open_rows > decided_to[group[open_rows]]]
-        return np.sort(order[new])
+        kept = np.sort(order[new])
+        return kept, np.argsort(rows.id_hash[kept])
 
-    def _pair_orphans(self, rows: KnownRows, places: Places) -> None:
+    def _pair_orphans(self, rows: KnownRows, places: Places, order: Ints) -> None:
         """Give labels that waited to the first of these outputs that is pairable with each."""
-        order = np.argsort(rows.id_hash)
         needle, numbers = self._orphans.find(rows.id_hash[order])
         if len(needle) == 0:
             return
@@ -508,14 +510,18 @@ class Join:
         order = np.argsort(batch.id_hash[at])
         needle, places = self._known.find(batch.id_hash[at][order])
         label = order[needle]
+        if len(label) > 1:
+            in_place = np.argsort(label)
+            label, places = label[in_place], places[in_place]
         rows = self._known.rows_at(places)
         pairable = self._pairable(rows, place_ms[label])
-        label, places, rows = label[pairable], places[pairable], rows[pairable]
+        if not pairable.all():
+            label, places, rows = label[pairable], places[pairable], rows[pairable]
         # several outputs of one id: the first by place; of those at one place only the last is not late beyond all waits
-        by_place = np.lexsort((rows.place_ms <= rows.due_ms + wait, rows.place_ms, label))
-        label, places, rows = label[by_place], places[by_place], rows[by_place]
-        first = np.concatenate([np.ones(min(len(label), 1), np.bool_), label[1:] != label[:-1]])
-        label, places, rows = label[first], places[first], rows[first]
+        if len(label) and int(np.bincount(label).max()) > 1:
+            by_place = np.lexsort((rows.place_ms <= rows.due_ms + wait, rows.place_ms, label))
+            first = by_place[np.unique(label[by_place], return_index=True)[1]]
+            label, places, rows = label[first], places[first], rows[first]
         columns = _Labels(
             place_ms,
             labelled_at_ms,
@@ -582,11 +588,15 @@ class Join:
         if len(places) == 0:
             return
         counts = self._counts
-        order = np.argsort(places, kind="stable")
-        start = np.flatnonzero(np.concatenate([np.ones(1, np.bool_), np.diff(places[order].astype(np.int64)) != 0]))
-        size = np.diff(np.append(start, len(places)))
-        of, labels = rows[order[start]], labels[order]
-        place = places[order[start]]
+        in_order = np.sort(places)
+        if (in_order[1:] == in_order[:-1]).any():
+            order = np.argsort(places, kind="stable")
+            start = np.array([first for first, _ in runs_of(places[order])], np.int64)
+            size = np.diff(np.append(start, len(places)))
+            of, labels, place = rows[order[start]], labels[order], places[order[start]]
+        else:
+            start, size = np.arange(len(places)), np.ones(len(places), np.int64)
+            of, place = rows, places
         state = self._known.state[place]
         standing = np.zeros(len(place), MARK)
         labelled = state == LABELLED
@@ -628,8 +638,9 @@ class Join:
             standing["retracted"][group[put]] = now.retracted[put]
         made = np.flatnonzero(first_label >= 0)
         at = np.flatnonzero(changed)
-        standing["segment"][at], standing["row"][at] = self._known.name_of(place[at])
-        counts["labelled"] += self._known.label(place[at], self._marks.append(standing[at]))
+        standing["segment"], standing["row"] = self._known.name_of(place)
+        marks = self._marks.append(standing if len(at) == len(standing) else standing.take(at))
+        counts["labelled"] += self._known.label(place[at], marks, distinct_places=True)
         self._count_labelled(of[made], labels[first_label[made]], output_tick[made], standing["tick_ms"][made])
         self._count_flips(of, flips)
 
@@ -865,7 +876,7 @@ class Join:
     def _by_model(self, cells: npt.NDArray[np.uint16]) -> Iterator[tuple[str, Ints]]:
         """Yield each model with the positions of its rows."""
         models = self._book.model[cells]
-        for number in np.unique(models).tolist():
+        for number in distinct(models).tolist():
             yield self._book.model_names[number], np.flatnonzero(models == number)
 
     def _not_future(self, topic: str, batch: OutputBatch | LabelBatch, times_ms: Ints) -> tuple[Ints, list[DeadLetter]]:

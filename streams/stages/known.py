@@ -6,7 +6,6 @@ that it never moves; an index leads from the hash to the place. What changes of 
 and the number of its mark.
 """
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from detectors.binning import confidence_of
 from streams.stages.batch import Ints, Singles
 from streams.stages.blocks import Array, Block, BlockWriter, Run, RunStore, Slices
+from streams.stages.distinct import distinct, inverted, numbered, runs_of
 from streams.stages.hash_index import Hashes, HashIndex, Places
 from streams.stages.watermark import NEVER
 
@@ -160,23 +160,22 @@ class KnownOutputs:
 
     # -- rows come
 
-    def add(self, rows: KnownRows) -> Places:
-        """Add outputs in order of arrival, all pending; return their places."""
+    def add(self, rows: KnownRows, by_hash: Ints) -> Places:
+        """Add outputs in order of arrival, all pending; `by_hash` sorts them by hash. Return their places."""
         bucket = np.maximum(rows.due_ms, rows.place_ms) // self._bucket_ms
         places = np.empty(len(rows), np.uint32)
-        for one in np.unique(bucket).tolist():
+        for one in distinct(bucket).tolist():
             of = np.flatnonzero(bucket == one)
             at = 0
             while at < len(of):
                 segment = self._open.get(one) or self._open_segment(one)
                 chosen = of[at : at + self._block_rows - segment.size]
-                places[chosen] = self._append(segment, rows[chosen])
+                places[chosen] = self._append(segment, rows if len(chosen) == len(rows) else rows[chosen])
                 at += len(chosen)
                 if segment.size == self._block_rows:
                     self._seal(segment)
                     del self._open[one]
-        order = np.argsort(rows.id_hash)
-        self._index.add(rows.id_hash[order], places[order])
+        self._index.add(rows.id_hash[by_hash], places[by_hash])
         self.rows += len(rows)
         self.pending += len(rows)
         return places
@@ -278,21 +277,21 @@ class KnownOutputs:
     def rows_at(self, places: Places) -> KnownRows:
         """Read rows by place, in the order asked for."""
         slots, inside = np.divmod(places.astype(np.int64), self._block_rows)
-        order = np.argsort(slots, kind="stable")
-        sorted_slots = slots[order]
-        cuts = [0, *(np.flatnonzero(np.diff(sorted_slots)) + 1).tolist(), len(places)]
+        few = len(self._segments) <= 1 << 16
+        order = np.argsort(slots.astype(np.uint16) if few else slots, kind="stable")  # 16 bits are sorted by radix
+        sorted_slots, sorted_inside = slots[order], inside[order]
         raw = np.empty(len(places), ROW)
         own = np.full(len(places), _DERIVED, np.float32)
         graded = False
-        for start, end in itertools.pairwise(cuts if len(places) else []):
+        for start, end in runs_of(sorted_slots):
             segment = self._segments[sorted_slots[start]]
             assert segment is not None, sorted_slots[start]
-            of = order[start:end]
-            raw[of] = segment.rows[inside[of]]
+            segment.rows.take(sorted_inside[start:end], out=raw[start:end])
             if segment.confidence is not None:
-                own[of] = segment.confidence[inside[of]]
+                own[start:end] = segment.confidence[sorted_inside[start:end]]
                 graded = True
-        return self._widened(raw, own if graded else None, slots, inside)
+        back = inverted(order)
+        return self._widened(raw.take(back), own[back] if graded else None, slots, inside)
 
     def _widened(self, raw: Array, own: Singles | None, slots: Ints, inside: Ints) -> KnownRows:
         due_ms = self._base_ms[slots] + raw["due"]
@@ -300,7 +299,7 @@ class KnownOutputs:
         cell = np.ascontiguousarray(raw["cell"])
         far = np.flatnonzero(behind == FAR_BEHIND)
         place_far = np.empty(len(far), np.int64)
-        for slot in np.unique(slots[far]).tolist():
+        for slot in distinct(slots[far]).tolist():
             segment = self._segments[slot]
             assert segment is not None, slot
             of = np.flatnonzero(slots[far] == slot)
@@ -335,7 +334,7 @@ class KnownOutputs:
 
     def places_named(self, segments: Ints, rows: Ints) -> tuple[npt.NDArray[np.bool_], Places]:
         """Undo `name_of`: which are still known, and the places of those."""
-        numbers, inverse = np.unique(segments, return_inverse=True)
+        numbers, inverse = numbered(segments)
         slots = np.array(
             [self._by_number[one].slot if one in self._by_number else -1 for one in numbers.tolist()], np.int64
         )
@@ -346,12 +345,12 @@ class KnownOutputs:
 
     # -- rows change
 
-    def label(self, places: Places, marks: npt.NDArray[np.uint32]) -> int:
-        """Note the newest mark of rows that have or get a label; return how many were pending."""
+    def label(self, places: Places, marks: npt.NDArray[np.uint32], *, distinct_places: bool) -> int:
+        """Note the newest mark, the last one given, of rows that have or get a label; return how many were pending."""
         pending = places[self.state[places] == PENDING]
-        first = len(np.unique(pending))
         self.state[places] = LABELLED
         self.mark[places] = marks
+        first = len(pending) if distinct_places else len(np.unique(pending))
         self.pending -= first
         return first
 
@@ -360,7 +359,7 @@ class KnownOutputs:
         known, places = self.places_named(segments, rows)
         newest = (self.state[places] == LABELLED) & (self.mark[places] == marks[known])
         self.state[places[newest]] = SETTLED
-        for slot in np.unique(places[newest] // self._block_rows).tolist():
+        for slot in distinct(places[newest] // self._block_rows).tolist():
             segment = self._segments[slot]
             assert segment is not None, slot
             self._dirty_settled[segment.number] = segment

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streams.stages.batch import Ints
 from streams.stages.blocks import Array, Block, BlockWriter, Kind, Run, Slices
+from streams.stages.distinct import inverted, runs_of
 
 Numbers = npt.NDArray[np.uint32]
 _WRAP = 1 << 32
@@ -67,20 +69,20 @@ class RowLog:
             at += n
         return (np.arange(first, self.end) % _WRAP).astype(np.uint32)
 
-    def full_numbers(self, numbers: Numbers) -> npt.NDArray[np.int64]:
+    def full_numbers(self, numbers: Numbers) -> Ints:
         """Undo the reduction modulo 2^32."""
-        full: npt.NDArray[np.int64] = self.start + (numbers.astype(np.int64) - self.start) % _WRAP
+        full: Ints = self.start + (numbers.astype(np.int64) - self.start) % _WRAP
         return full
 
     def read(self, numbers: Numbers) -> Array:
         """Read rows by their numbers; every one must be held."""
         at = self.full_numbers(numbers) - self.start
-        block = at // self._block_rows
+        block, inside = np.divmod(at, self._block_rows)
+        order = np.argsort(block.astype(np.uint16), kind="stable") if len(self._blocks) > 1 else np.arange(len(at))
         rows = np.empty(len(at), self.dtype)
-        for one in np.unique(block).tolist():
-            of = block == one
-            rows[of] = self._blocks[one][at[of] % self._block_rows]
-        return rows
+        for start, end in runs_of(block[order]):
+            self._blocks[block[order[start]]].take(inside[order[start:end]], out=rows[start:end])
+        return rows if len(self._blocks) == 1 else rows.take(inverted(order))
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
         """Yield the number of the first row, and the rows, of each block."""
