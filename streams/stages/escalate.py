@@ -459,8 +459,9 @@ class _Round:
             self._run()
 
     def _run(self) -> None:
-        """Run all steps that are due, in order; a wait that begins late counts from now."""
+        """Run all steps that are due, in order; when they are late, the wait that follows counts from now."""
         reachable: bool | None = None
+        is_late = self.ladder.step_at_ms is not None and self._now_ms - self.ladder.step_at_ms > LATE_SHOWN_MS
         while (at_ms := self.ladder.step_at_ms) is not None and at_ms <= self._now_ms:
             step = self._next_step()
             match step:
@@ -481,15 +482,19 @@ class _Round:
                     self._set(step=self.ladder.step + 1)
                 case Pause() | WaitAck():
                     reachable = None
-                    self._set(begun_by=None, step=self.ladder.step + 1, step_at_ms=self._wait_from(at_ms, step))
+                    self._set(
+                        begun_by=None,
+                        step=self.ladder.step + 1,
+                        step_at_ms=self._wait_from(at_ms, step, is_late=is_late),
+                    )
                 case Repeat():
                     self._repeat(step)
                 case Fallback():
                     self._exhausted(step, at_ms)
 
-    def _wait_from(self, at_ms: int, step: Pause | WaitAck) -> int:
+    def _wait_from(self, at_ms: int, step: Pause | WaitAck, *, is_late: bool) -> int:
         ends_ms = wait_until(at_ms, step.for_ms, step.clock, self._business)
-        if ends_ms > self._now_ms > at_ms + LATE_SHOWN_MS:
+        if is_late and ends_ms > self._now_ms:
             return wait_until(self._now_ms, step.for_ms, step.clock, self._business)
         return ends_ms
 
@@ -683,6 +688,9 @@ class _Round:
                 remind_interval_ms=rule.remind_interval_ms,
                 tells_of_end=rule.tells_of_end,
             )
+            quiet_ms = self._now_ms - (told.arrived_at_ms or told.sent_at_ms)
+            if reason is None and not incident.firing and quiet_ms > rule.remind_interval_ms:
+                reason = MessageReason.REMINDER  # nothing fires, and yet nobody has said that it is over
             if reason is not None:
                 purpose: Purpose = "reminder" if reason is MessageReason.REMINDER else "update"
                 self._tell_again(told, purpose, reason, f"timer:look:{at_ms}", at_ms)

@@ -5,11 +5,25 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from schemas.instant import from_wire, to_wire
+from schemas.instant import Instant
 
 RowT = TypeVar("RowT", bound=msgspec.Struct)
 
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=to_wire, order="deterministic")
+
+def _kept(value: object) -> int:
+    """Keep instants as the integers that they are."""
+    if isinstance(value, Instant):
+        return int(value)
+    raise NotImplementedError(f"nothing says how {type(value).__name__} is kept")
+
+
+def _found(kind: type, value: object) -> object:
+    assert kind is Instant, kind
+    assert isinstance(value, int), "an instant is kept as an integer"
+    return Instant(value)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_kept, order="deterministic")
 
 
 class Rows(Generic[RowT]):
@@ -27,7 +41,7 @@ class Rows(Generic[RowT]):
     def __init__(self, base: MutableMapping[str, bytes], prefix: str, kind: type[RowT]) -> None:
         self._base = base
         self._prefix = prefix
-        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=from_wire)
+        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=_found)
 
     def get(self, key: str) -> RowT | None:
         """Return the row, None where there is none."""
