@@ -15,6 +15,9 @@ from detectors.detector import Description, Detector, Fitted, Tick
 from detectors.onset import Cells, Onset, empty_rings, onset, past, push, sums_since
 from schemas.lane import Lane
 
+RECENT_TICKS = 48
+"""How far back a lane that recovered is described: 8 min at 10 s."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Watch:
@@ -89,16 +92,18 @@ class Outcome:
         `int64[n]`: open lanes whose recovery test rang.
     tally
         `float64[lanes, 3]`: the tick's events, observed and expected.
-    spent, recovery_spent
-        Sums over armed lanes of what this tick spent; `lanes` is how many did.
+    spent, lump_spent, recovery_spent
+        Sums over armed lanes of what this tick spent; `lanes` and `testing` are how many did.
     """
 
     alarms: list[Alarm]
     cleared: Ints
     tally: Floats
     spent: float
+    lump_spent: float
     recovery_spent: float
     lanes: int
+    testing: int
 
 
 def watch(detector: Detector, fitted: Fitted, lanes: tuple[str, ...], armed: Flags, spend: Spend | None) -> Watch:
@@ -138,13 +143,15 @@ def begin(one: Watch) -> WatchState:
         heard=np.zeros(lanes, np.bool_),
         since=np.zeros(lanes, np.int64),
         leading=np.zeros(lanes, np.int64),
-        midpoint=np.zeros(lanes),
+        midpoint=np.full(lanes, 0.5),
         shadow_alarms=np.zeros(lanes, np.int64),
         rings=empty_rings(lanes),
     )
 
 
-def advance(one: Watch, state: WatchState, tick: Tick, *, lump: float, disturbed: bool) -> tuple[WatchState, Outcome]:
+def advance(
+    one: Watch, state: WatchState, tick: Tick, *, lump: float, disturbed: bool, blind: bool = False
+) -> tuple[WatchState, Outcome]:
     """Take one tick; the state that was given is spent.
 
     Its rings are written on where they are: to copy them is dearer than all the rest.
@@ -155,18 +162,21 @@ def advance(one: Watch, state: WatchState, tick: Tick, *, lump: float, disturbed
         Expected false alarms that a deployment adds, in all, to this tick's spend.
     disturbed
         Whether the null does not hold in this tick.
+    blind
+        Whether the tick was not seen at all: nothing is said, spent or forgotten.
     """
     fitted, detector = one.fitted, one.detector
-    says_nothing = disturbed or (tick.empty and not detector.absence_counts)
+    says_nothing = disturbed or blind or (tick.empty and not detector.absence_counts)
     lanes = len(one.lanes)
     evidence = np.zeros(state.mass.shape) if says_nothing else fitted.evidence(tick)
     refuse_nan(evidence, detector.name, one.lanes)
 
-    live = one.armed & ~state.open & state.heard & (not disturbed)
-    extra = one.spend * live
-    spend = one.spend * (state.heard & fitted.watched)
-    if lump and extra.any():
-        spend = spend + extra * (lump / extra.sum())
+    live = one.armed & ~state.open & state.heard & (not disturbed) & (not blind)
+    base = one.spend * live
+    spend = one.spend * (state.heard & fitted.watched & (not blind))
+    extra = lump if base.any() else 0.0
+    if extra:
+        spend = spend + base * (extra / base.sum())
     held = state.open | disturbed
     taken = step(state.mass, spend, fitted.weights, evidence, groups=fitted.groups, held=held)
     leading = np.where(state.open, state.leading, taken.leading)
@@ -183,7 +193,7 @@ def advance(one: Watch, state: WatchState, tick: Tick, *, lump: float, disturbed
     alarms, midpoint = _alarms(one, rings, ticks, state.since, rang, leading, state.midpoint)
 
     recovery_mass, cleared = state.recovery_mass, np.zeros(0, np.int64)
-    testing = state.open & (not disturbed)
+    testing = state.open & (not disturbed) & (not blind)
     if testing.any():
         recovery = np.zeros(recovery_mass.shape) if says_nothing else fitted.recovery(tick, leading, state.midpoint)
         refuse_nan(recovery[testing], f"{detector.name} recovery", one.lanes)
@@ -218,11 +228,20 @@ def advance(one: Watch, state: WatchState, tick: Tick, *, lump: float, disturbed
         alarms=alarms,
         cleared=cleared,
         tally=tally,
-        spent=float((spend * live * fitted.watched).sum()) if paid else 0.0,
+        spent=float(base.sum()) if paid else 0.0,
+        lump_spent=extra,
         recovery_spent=float(one.recovery_spend[testing].sum()) if paid else 0.0,
-        lanes=int((live & fitted.watched).sum()),
+        lanes=int(live.sum()),
+        testing=int(testing.sum()),
     )
     return after, outcome
+
+
+def recent(one: Watch, state: WatchState, lane: int) -> Description:
+    """Describe what a lane looked like in its last ticks, not before it was watched."""
+    history = past(state.rings, state.ticks, np.arange(len(one.lanes)))
+    since = max(state.ticks - RECENT_TICKS, 0)
+    return one.fitted.describe(lane, int(state.leading[lane]), sums_since(history, since), state.ticks - since)
 
 
 def _alarms(

@@ -1,0 +1,831 @@
+"""Is a lane not as it should be? Window statistics in, findings out.
+
+A tick closes when the `Closed` of every source partition has passed its end. Then its integers are added up, and each
+detector of each model of this partition is stepped once, also where no row came: absence is evidence too. What is
+found depends on the log alone, not on the order in which source partitions are read.
+
+A snapshot is taken every `SNAPSHOT_TICKS` ticks, and after a baseline or a deployment was read, before the next tick;
+in between, a restart reads on from the last one (`streams.stages.state_rows` has the rows).
+"""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from detectors.alarm import Ints
+from detectors.budget import WEEK_MS, Budget
+from detectors.detector import Reference, Tick
+from detectors.fitting import spend_of
+from detectors.statistics import needed
+from detectors.table import DETECTORS, NEEDS
+from detectors.watch import Alarm, Outcome, Watch, WatchState, advance, begin, carried, recent, watch
+from schemas.baseline import Baseline
+from schemas.closed import Closed
+from schemas.deployment import Deployment
+from schemas.finding import Effect, Finding
+from schemas.ids import finding_id
+from schemas.lane import Lane
+from schemas.ledger_entry import LedgerEntry
+from schemas.model import Model
+from schemas.through import Through
+from schemas.window_stats import WindowStats
+from streams.stages.state_rows import StateRows
+
+In = WindowStats | Closed | Baseline | Deployment
+Out = Finding | LedgerEntry | Through
+
+SNAPSHOT_TICKS = 10
+LEDGER_MS = 3_600_000
+"""Event time that one ledger entry covers at most."""
+
+CLOSED_WAIT_MS = 60_000
+"""How long a source partition may be silent, by the clock and at the live edge, before that is a monitoring gap."""
+
+BASELINE_WAIT_MS = 60_000
+"""How long a tick waits, by the clock and at the live edge, for a baseline that its statistics name."""
+
+DEPLOYMENTS_KEPT = 4096
+"""Deployments of a partition that are remembered, the latest, to tell a repeat."""
+
+GAPS_KEPT = 1024
+"""Unknown models of a partition that get a ticket each; what else comes is counted."""
+
+TOCSIN = "tocsin"
+"""The pseudo-model of our own monitoring."""
+
+LABEL_DETECTORS = ("label_pipeline", "label_silence")
+
+Reason = Literal["base", "lump", "recovery", "ticket"]
+
+
+@dataclass(slots=True)
+class Account:
+    """What one detector spent for one reason since the last ledger entry."""
+
+    from_ms: int
+    spent: float = 0.0
+    lanes: int = 0
+    alarms: int = 0
+
+
+@dataclass(slots=True)
+class ModelState:
+    """What is remembered of a model.
+
+    Parameters
+    ----------
+    baseline
+        The one in use, None before the first.
+    watches, states
+        By detector.
+    open_findings
+        The firing finding of each open (detector, lane).
+    disturbed
+        Whether labels come so that errors cannot be judged by their delay.
+    deployments
+        How many wait to be paid for in the next tick.
+    reserve_week, reserve_spent
+        Week of event time, and what lumps took from its reserve.
+    """
+
+    baseline: Baseline | None = None
+    index: dict[str, int] = field(default_factory=dict)
+    watches: dict[str, Watch] = field(default_factory=dict)
+    states: dict[str, WatchState] = field(default_factory=dict)
+    open_findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
+    disturbed: bool = False
+    deployments: int = 0
+    reserve_week: int = -1
+    reserve_spent: float = 0.0
+    accounts: dict[tuple[str, Reason], Account] = field(default_factory=dict)
+
+    @property
+    def version(self) -> int:
+        """Version of the baseline in use, 0 for none."""
+        return 0 if self.baseline is None else self.baseline.version
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a stage did since it began; each is exported.
+
+    Parameters
+    ----------
+    repeats
+        Records that changed nothing.
+    blind_ticks
+        Ticks of a model whose statistics are not under its baseline, so that nothing is said.
+    unknown_model_ticks
+        Ticks with rows of a model that is not configured.
+    shadow_alarms
+        Alarms of lanes that are not armed.
+    """
+
+    ticks: int = 0
+    repeats: int = 0
+    blind_ticks: int = 0
+    unknown_model_ticks: int = 0
+    shadow_alarms: int = 0
+    snapshots: int = 0
+
+
+class _Array(msgspec.Struct, array_like=True):
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "_Array":
+        return cls(array.dtype.str, list(array.shape), array.tobytes())
+
+    def array(self) -> np.ndarray:
+        return np.frombuffer(bytearray(self.data), self.dtype).reshape(self.shape)
+
+
+class _ModelRow(msgspec.Struct, array_like=True):
+    version: int
+    ticks: dict[str, int]
+    arrays: dict[str, dict[str, _Array]]
+    open_findings: list[tuple[str, str, Finding]]
+    disturbed: bool
+    deployments: int
+    reserve_week: int
+    reserve_spent: float
+    accounts: list[tuple[str, Reason, int, float, int, int]]
+
+
+class _State(msgspec.Struct, array_like=True):
+    next_ms: int | None
+    sources: int
+    first: dict[int, int]
+    through: dict[int, int]
+    pending: list[bytes]
+    models: dict[str, _ModelRow]
+    seen_deployments: list[str]
+    gaps: list[tuple[str, str, Finding]]
+    given_up: list[tuple[str, int]]
+
+
+_ARRAYS = ("mass", "recovery_mass", "open", "heard", "since", "leading", "midpoint", "shadow_alarms", "rings")
+
+
+class Detect:
+    """Detection on one partition of `window-stats`.
+
+    Parameters
+    ----------
+    rows
+        The state; a new object over the same mapping goes on bit for bit from its last snapshot.
+    partition, partition_of
+        The partition of `window-stats` that this object reads, and which one a model's records go to.
+    tenant, environment
+        Of the deployment: part of each finding's identity.
+    models
+        All configured models by name; those of other partitions are left alone.
+    budget
+        Of the deployment; its tick is ours. One that is more than its parts is refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: MutableMapping[str, bytes],
+        partition: int,
+        partition_of: Callable[[str], int],
+        tenant: str,
+        environment: str,
+        models: Mapping[str, Model],
+        budget: Budget,
+    ) -> None:
+        budget.proven()
+        self._rows = StateRows(rows)
+        self._partition = partition
+        self._tenant, self._environment = tenant, environment
+        self._configured = models
+        self._budget = budget
+        self._tick_ms = budget.tick_ms
+        self._keeps_watch = partition_of(TOCSIN) == partition
+        self._statistics = needed(NEEDS)
+        self.counts = Counts()
+
+        self._next_ms: int | None = None
+        self._sources = 0
+        self._first: dict[int, int] = {}
+        self._through: dict[int, int] = {}
+        self._pending: dict[int, dict[str, dict[tuple[int, int], WindowStats]]] = {}
+        self._models = {name: ModelState() for name in sorted(models) if partition_of(name) == partition}
+        self._parts: dict[str, dict[int, dict[int, Baseline]]] = {name: {} for name in self._models}
+        self._seen_deployments: dict[str, None] = {}
+        self._gaps: dict[tuple[str, str], Finding] = {}
+        self._given_up: dict[tuple[str, int], None] = {}
+
+        self._settled = True
+        self._ticks_since = 0
+        self._now_ms: int | None = None
+        self._heard_at_ms: dict[int, int] = {}
+        self._waits_for: tuple[str, int] | None = None
+        self._waits_since_ms: int | None = None
+        self._load()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was received is in the mapping: only right after a snapshot."""
+        return self._settled
+
+    @property
+    def through_ms(self) -> int | None:
+        """End of the last tick that was closed; None before it is known where to begin."""
+        return self._next_ms
+
+    @property
+    def models(self) -> Mapping[str, ModelState]:
+        """What is remembered of this partition's models, to look at."""
+        return self._models
+
+    def receive(self, records: Sequence[In]) -> list[Out]:
+        """Take records of this partition in order; a repeat changes nothing."""
+        answers = self._close()
+        pinned = False
+        for record in records:
+            self._settled = False
+            if isinstance(record, WindowStats):
+                self._take_stats(record)
+            elif isinstance(record, Closed):
+                answers += self._take_closed(record)
+                answers += [] if pinned else self._close()
+            elif isinstance(record, Baseline):
+                pinned |= self._take_baseline(record)
+            else:
+                pinned |= self._take_deployment(record)
+        if pinned or self._ticks_since >= SNAPSHOT_TICKS:
+            self._snapshot()
+        return answers
+
+    def advance(self, decided_at_ms: int) -> list[Out]:  # noqa: ARG002 - `Closed` alone moves this stage
+        """Close ticks that waited for a snapshot; the time is told by `Closed`."""
+        return self._close()
+
+    def clock(self, now_ms: int, live: bool) -> list[Out]:  # noqa: FBT001 - as the host calls it
+        """Learn the time of the world, and whether all there was had been read.
+
+        It decides nothing but gaps of our own monitoring: a source partition that is silent, a baseline that does not
+        come.
+        """
+        answers = self._close()
+        self._now_ms = max(now_ms, self._now_ms or now_ms)
+        if not live:
+            self._heard_at_ms = dict.fromkeys(self._through, self._now_ms)
+            self._waits_since_ms = None
+            return answers
+        answers += self._missed_sources(self._now_ms)
+        if self._waits_for is None:
+            self._waits_since_ms = None
+        elif self._waits_since_ms is None:
+            self._waits_since_ms = self._now_ms
+        elif self._now_ms - self._waits_since_ms >= BASELINE_WAIT_MS:
+            self._given_up[self._waits_for] = None
+            self._settled = False
+            answers += self._close()
+        return answers
+
+    # What comes in
+
+    def _take_stats(self, stats: WindowStats) -> None:
+        start_ms, place = stats.tick_start_ms, (stats.source_partition, stats.part)
+        parts = self._pending.get(start_ms, {}).get(stats.model, {})
+        if place in parts or (self._next_ms is not None and start_ms < self._next_ms):
+            self.counts.repeats += 1
+            return
+        self._first.setdefault(stats.source_partition, start_ms)
+        self._pending.setdefault(start_ms, {}).setdefault(stats.model, {})[place] = stats
+
+    def _take_closed(self, closed: Closed) -> list[Out]:
+        source = closed.source_partition
+        if closed.through_ms <= self._through.get(source, -1):
+            self.counts.repeats += 1
+            return []
+        self._sources = closed.source_partitions
+        self._first.setdefault(source, closed.through_ms - self._tick_ms)
+        self._through[source] = closed.through_ms
+        if self._now_ms is not None:
+            self._heard_at_ms[source] = self._now_ms
+        gap = self._gaps.pop((TOCSIN, str(source)), None)
+        if gap is None:
+            return []
+        return [self._cleared(gap, self._undecided_ms(), gap.effect, 0, "the source partition is read again")]
+
+    def _take_baseline(self, part: Baseline) -> bool:
+        state = self._models.get(part.model)
+        if state is None:
+            return False
+        if part.version <= state.version or part.part in self._parts[part.model].get(part.version, {}):
+            self.counts.repeats += 1
+            return False
+        self._parts[part.model].setdefault(part.version, {})[part.part] = part
+        return True
+
+    def _take_deployment(self, deployment: Deployment) -> bool:
+        state = self._models.get(deployment.model)
+        if state is None:
+            return False
+        if deployment.deployment_id in self._seen_deployments:
+            self.counts.repeats += 1
+            return False
+        self._seen_deployments[deployment.deployment_id] = None
+        if len(self._seen_deployments) > DEPLOYMENTS_KEPT:
+            del self._seen_deployments[next(iter(self._seen_deployments))]
+        state.deployments += 1
+        return True
+
+    # Closing ticks
+
+    def _close(self) -> list[Out]:
+        answers: list[Out] = []
+        while self._is_due():
+            answers += self._tick()
+        return answers
+
+    def _is_due(self) -> bool:
+        if not self._sources or len(self._through) < self._sources:
+            return False
+        if self._next_ms is None:
+            self._next_ms = min(self._first.values())
+        if min(self._through.values()) < self._next_ms + self._tick_ms:
+            return False
+        waits_for = self._awaited(self._next_ms)
+        if waits_for != self._waits_for:
+            self._waits_for, self._waits_since_ms = waits_for, None
+        return waits_for is None
+
+    def _awaited(self, start_ms: int) -> tuple[str, int] | None:
+        """Name a baseline that this tick's statistics are under and that is still to come.
+
+        Where a later one is complete it is not to come any more: they are read in order.
+        """
+        for model, parts in sorted(self._pending.get(start_ms, {}).items()):
+            if model in self._models:
+                named = max(stats.baseline_version for stats in parts.values())
+                known = max(self._models[model].version, self._newest(model))
+                if named > known and (model, named) not in self._given_up:
+                    return model, named
+        return None
+
+    def _newest(self, model: str) -> int:
+        return max((version for version in self._parts[model] if self._is_complete(model, version)), default=0)
+
+    def _is_complete(self, model: str, version: int) -> bool:
+        parts = self._parts[model].get(version, {})
+        return bool(parts) and len(parts) == next(iter(parts.values())).parts
+
+    def _tick(self) -> list[Out]:
+        start_ms = self._next_ms
+        assert start_ms is not None
+        end_ms = start_ms + self._tick_ms
+        pending = self._pending.pop(start_ms, {})
+        answers: list[Out] = []
+        for model in sorted({*self._models, *pending}):
+            stats = [one for _, one in sorted(pending.get(model, {}).items())]
+            if model in self._models:
+                answers += self._model_tick(model, stats, start_ms, end_ms)
+            else:
+                answers += self._unknown_tick(model, stats, start_ms, end_ms)
+        if start_ms // LEDGER_MS != end_ms // LEDGER_MS:
+            answers += self._ledger(end_ms)
+        self._next_ms = end_ms
+        self._ticks_since += 1
+        self._settled = False
+        self.counts.ticks += 1
+        answers.append(Through(partition=self._partition, through_ms=end_ms))
+        return answers
+
+    def _model_tick(self, model: str, stats: list[WindowStats], start_ms: int, end_ms: int) -> list[Out]:
+        state = self._models[model]
+        answers: list[Out] = []
+        gap = self._gaps.pop((model, "unknown_model"), None)
+        if gap is not None:
+            answers.append(self._cleared(gap, end_ms, gap.effect, 0, "the model is configured now"))
+        wanted = self._version_for(model, stats, start_ms)
+        if wanted > state.version:
+            answers += self._adopt(model, wanted, end_ms)
+        if state.baseline is None:
+            return answers
+        blind = any(one.baseline_version != state.version for one in stats)
+        self.counts.blind_ticks += blind
+        arrays = self._summed(state.baseline, state.index, [] if blind else stats)
+        tick = Tick(start_ms=start_ms, end_ms=end_ms, arrays=arrays, empty=blind or not stats)
+        lumps = self._lumps(model, start_ms)
+        disturbed = state.disturbed
+        for name, one in state.watches.items():
+            was = int(state.states[name].shadow_alarms.sum())
+            state.states[name], outcome = advance(
+                one,
+                state.states[name],
+                tick,
+                lump=lumps.get(name, 0.0),
+                disturbed=disturbed and one.detector.delay_conditioned,
+                blind=blind,
+            )
+            self.counts.shadow_alarms += int(state.states[name].shadow_alarms.sum()) - was
+            answers += self._rung(model, name, outcome.alarms, end_ms)
+            answers += self._recovered(model, name, outcome.cleared, end_ms)
+            answers += self._paid(model, name, outcome, start_ms, end_ms)
+        self._judge_labels(state)
+        return answers
+
+    def _version_for(self, model: str, stats: list[WindowStats], start_ms: int) -> int:
+        """Say which baseline judges a tick: the one that its statistics name, else the one valid at its start."""
+        if stats:
+            named = max(one.baseline_version for one in stats)
+            return named if self._is_complete(model, named) else 0
+        valid = (
+            version
+            for version, parts in self._parts[model].items()
+            if self._is_complete(model, version) and parts[0].valid_from_ms <= start_ms
+        )
+        return max(valid, default=0)
+
+    def _adopt(self, model: str, version: int, end_ms: int) -> list[Out]:
+        """Take a baseline into use: what lanes remember goes on by name; a lane that is gone is cleared."""
+        state = self._models[model]
+        whole = Baseline.joined(list(self._parts[model][version].values()))
+        assert whole is not None
+        was = () if state.baseline is None else state.baseline.lanes
+        before, remembered = state.watches, state.states
+        self._watch_under(state, model, whole)
+        for name, one in state.watches.items():
+            if name in before:
+                state.states[name] = carried(remembered[name], was, state.states[name], whole.lanes)
+            assert len(one.lanes) == len(state.states[name].open)
+        self._parts[model] = {at: parts for at, parts in self._parts[model].items() if at >= version}
+        for key in [key for key in self._given_up if key[0] == model and key[1] <= version]:
+            del self._given_up[key]
+        gone = [key for key in state.open_findings if key[0] not in state.watches or key[1] not in state.index]
+        return [
+            self._cleared(finding, end_ms, finding.effect, 0, f"not watched any more under baseline {version}")
+            for finding in (state.open_findings.pop(key) for key in gone)
+        ]
+
+    def _watch_under(self, state: ModelState, model: str, whole: Baseline) -> None:
+        reference = Reference(
+            model=self._configured[model],
+            binning=whole.binning,
+            lanes=whole.lanes,
+            arrays=whole.arrays,
+            reference_ms=whole.reference_ms,
+        )
+        state.baseline = whole
+        state.index = {name: lane for lane, name in enumerate(whole.lanes)}
+        state.watches, state.states = {}, {}
+        for name, detector in DETECTORS.items():
+            fitted = detector.fit(reference, whole.tolerance.get(name, 0.0))
+            if fitted is not None:
+                listed = frozenset(whole.armed.get(name, ()))
+                armed = np.array([lane in listed for lane in whole.lanes], dtype=np.bool_)
+                share = spend_of(self._budget, model, detector)
+                one = watch(detector, fitted, whole.lanes, self._within_bounds(armed, whole), share)
+                state.watches[name], state.states[name] = one, begin(one)
+
+    def _within_bounds(self, armed: np.ndarray, whole: Baseline) -> np.ndarray:
+        """Keep to as many lanes as the budget was divided by, whatever a baseline lists."""
+        rollup = np.array([Lane.of(name).is_rollup for name in whole.lanes], dtype=np.bool_)
+        rollups, fine = armed & rollup, armed & ~rollup
+        kept: np.ndarray = (rollups & (np.cumsum(rollups) <= self._budget.max_rollups_per_model)) | (
+            fine & (np.cumsum(fine) <= self._budget.max_lanes_per_model)
+        )
+        return kept
+
+    def _summed(self, whole: Baseline, index: Mapping[str, int], stats: Sequence[WindowStats]) -> dict[str, Ints]:
+        """Add up integers on the lanes of the baseline; lanes that it does not list are not watched."""
+        arrays = {one.name: np.zeros((len(index), *one.shape(whole.binning)), np.int64) for one in self._statistics}
+        for one in stats:
+            place = np.array([index.get(name, -1) for name in one.lanes], np.int64)
+            known = np.flatnonzero(place >= 0)
+            for name in arrays.keys() & one.arrays.keys():
+                arrays[name][place[known]] += one.arrays[name][known]
+        return arrays
+
+    def _judge_labels(self, state: ModelState) -> None:
+        """Errors are not judged by delay while labels come late or soon, unless errors rang first.
+
+        When wrong answers are learned sooner than right ones, more errors make labels come sooner: then the errors are
+        the news, and not the labels.
+        """
+        late = any(name in state.states and state.states[name].open.any() for name in LABEL_DETECTORS)
+        errors = any(
+            bool(state.states[name].open.any()) for name, one in state.watches.items() if one.detector.delay_conditioned
+        )
+        state.disturbed = late and (state.disturbed or not errors)
+
+    # What is spent
+
+    def _lumps(self, model: str, start_ms: int) -> dict[str, float]:
+        """Take what deployments add to this tick from the reserve of its week, and divide it over what pages."""
+        state = self._models[model]
+        week = start_ms // WEEK_MS
+        if week != state.reserve_week:
+            state.reserve_week, state.reserve_spent = week, 0.0
+        lump = 0.0
+        for _ in range(state.deployments):
+            one = self._budget.lump(model, state.reserve_spent)
+            state.reserve_spent += one
+            lump += one
+        state.deployments = 0
+        if not lump:
+            return {}
+        paging = {
+            name: self._budget.signal(name).share
+            for name, one in state.watches.items()
+            if one.detector.guarantee == "budget" and self._budget.signal(name).ledger == "page"
+        }
+        return {name: lump * share / sum(paging.values()) for name, share in paging.items()}
+
+    def _ledger_of(self, name: str) -> Literal["page", "ticket"]:
+        return "page" if DETECTORS[name].guarantee == "none" else self._budget.signal(name).ledger
+
+    def _paid(self, model: str, name: str, outcome: Outcome, start_ms: int, end_ms: int) -> list[Out]:
+        accounts = self._models[model].accounts
+        base: Reason = "base" if self._ledger_of(name) == "page" else "ticket"
+        for reason, spent, lanes, alarms in (
+            (base, outcome.spent, outcome.lanes, len(outcome.alarms)),
+            ("recovery", outcome.recovery_spent, outcome.testing, len(outcome.cleared)),
+        ):
+            if spent or alarms:
+                account = accounts.setdefault((name, reason), Account(from_ms=start_ms))
+                account.spent += spent
+                account.lanes = max(account.lanes, lanes)
+                account.alarms += alarms
+        if not outcome.lump_spent:
+            return []
+        lump = Account(from_ms=start_ms, spent=outcome.lump_spent, lanes=outcome.lanes)
+        return [self._entry(model, name, "lump", lump, end_ms)]
+
+    def _ledger(self, end_ms: int) -> list[Out]:
+        entries: list[Out] = []
+        for model, state in self._models.items():
+            for (name, reason), account in sorted(state.accounts.items()):
+                entries.append(self._entry(model, name, reason, account, end_ms))
+            state.accounts.clear()
+        return entries
+
+    def _entry(self, model: str, name: str, reason: Reason, account: Account, end_ms: int) -> LedgerEntry:
+        return LedgerEntry(
+            model=model,
+            detector=name,
+            ledger=self._ledger_of(name),
+            from_ms=account.from_ms,
+            to_ms=end_ms,
+            reason=reason,
+            spent=account.spent,
+            lanes=account.lanes,
+            alarms=account.alarms,
+            decided_at_ms=end_ms,
+        )
+
+    # What is found
+
+    def _rung(self, model: str, name: str, alarms: Sequence[Alarm], end_ms: int) -> list[Out]:
+        state = self._models[model]
+        findings: list[Out] = []
+        for alarm in alarms:
+            lane = state.watches[name].lanes[alarm.lane]
+            began_ms = end_ms - state.states[name].ticks * self._tick_ms
+            finding = self._firing(
+                model=model,
+                lane=lane,
+                detector=name,
+                kind=alarm.description.kind,
+                ledger=self._ledger_of(name),
+                guarantee=DETECTORS[name].guarantee,
+                alarm_tick_ms=end_ms,
+                decided_at_ms=end_ms,
+                onset_ms=(
+                    began_ms + alarm.onset.from_tick * self._tick_ms,
+                    began_ms + alarm.onset.to_tick * self._tick_ms,
+                ),
+                effect=alarm.description.effect,
+                n=alarm.description.n,
+                log_evidence=alarm.onset.log_evidence,
+                message=alarm.description.message,
+            )
+            state.open_findings[name, lane] = finding
+            findings.append(finding)
+        return findings
+
+    def _recovered(self, model: str, name: str, cleared: Ints, end_ms: int) -> list[Out]:
+        state = self._models[model]
+        findings: list[Out] = []
+        for lane in cleared.tolist():
+            firing = state.open_findings.pop((name, state.watches[name].lanes[lane]))
+            now = recent(state.watches[name], state.states[name], lane)
+            findings.append(self._cleared(firing, end_ms, now.effect, now.n, "recovered"))
+        return findings
+
+    def _firing(
+        self,
+        *,
+        model: str,
+        lane: str,
+        detector: str,
+        kind: str,
+        ledger: Literal["page", "ticket"],
+        guarantee: Literal["budget", "none"],
+        alarm_tick_ms: int,
+        decided_at_ms: int,
+        onset_ms: tuple[int, int],
+        effect: Effect,
+        n: int,
+        log_evidence: float,
+        message: str,
+        segment: str = "",
+    ) -> Finding:
+        where = Lane.of(lane)
+        version, segment = where.version, f"{where.segment}={where.value}" if where.segment else segment
+        state = self._models.get(model)
+        return Finding(
+            finding_id=finding_id(
+                tenant=self._tenant,
+                environment=self._environment,
+                model=model,
+                version=version,
+                segment=segment,
+                detector=detector,
+                alarm_tick_ms=alarm_tick_ms,
+            ),
+            state="firing",
+            tenant=self._tenant,
+            environment=self._environment,
+            model=model,
+            version=version,
+            segment=segment,
+            lane=lane,
+            detector=detector,
+            kind=kind,
+            ledger=ledger,
+            guarantee=guarantee,
+            alarm_tick_ms=alarm_tick_ms,
+            decided_at_ms=decided_at_ms,
+            onset_from_ms=onset_ms[0],
+            onset_to_ms=onset_ms[1],
+            effect=effect,
+            n=n,
+            log_evidence=log_evidence,
+            baseline_version=0 if state is None else state.version,
+            message=message,
+        )
+
+    def _cleared(self, firing: Finding, decided_at_ms: int, effect: Effect, n: int, message: str) -> Finding:
+        return msgspec.structs.replace(
+            firing,
+            revision=firing.revision + 1,
+            state="cleared",
+            decided_at_ms=decided_at_ms,
+            effect=effect,
+            n=n,
+            message=message,
+        )
+
+    # Gaps of our own monitoring
+
+    def _unknown_tick(self, model: str, stats: list[WindowStats], start_ms: int, end_ms: int) -> list[Out]:
+        """One ticket for a model that nobody configured; its rows are counted by the join, and watched by nobody."""
+        self.counts.unknown_model_ticks += 1
+        if (model, "unknown_model") in self._gaps or len(self._gaps) >= GAPS_KEPT:
+            return []
+        outputs = sum(int(one.arrays["outputs"].max(initial=0)) for one in stats if "outputs" in one.arrays)
+        finding = self._firing(
+            model=model,
+            lane="*",
+            detector="unknown_model",
+            kind="monitoring_gap",
+            ledger="ticket",
+            guarantee="none",
+            alarm_tick_ms=end_ms,
+            decided_at_ms=end_ms,
+            onset_ms=(start_ms, end_ms),
+            effect=Effect(observed=float(outputs), expected=0.0, unit="outputs"),
+            n=outputs,
+            log_evidence=0.0,
+            message="outputs of a model that is not configured: nobody watches it",
+        )
+        self._gaps[model, "unknown_model"] = finding
+        return [finding]
+
+    def _missed_sources(self, now_ms: int) -> list[Out]:
+        """Say which source partitions have not closed a tick for too long."""
+        findings: list[Out] = []
+        for source, through_ms in sorted(self._through.items()):
+            silent_ms = now_ms - self._heard_at_ms.setdefault(source, now_ms)
+            if self._keeps_watch and silent_ms >= CLOSED_WAIT_MS and (TOCSIN, str(source)) not in self._gaps:
+                finding = self._firing(
+                    model=TOCSIN,
+                    lane="*",
+                    detector="monitoring_gap",
+                    kind="monitoring_gap",
+                    ledger="ticket",
+                    guarantee="none",
+                    alarm_tick_ms=through_ms,
+                    decided_at_ms=self._undecided_ms(),
+                    onset_ms=(through_ms, through_ms),
+                    effect=Effect(observed=silent_ms / 1000, expected=self._tick_ms / 1000, unit="seconds of silence"),
+                    n=0,
+                    log_evidence=0.0,
+                    message=f"source partition {source} has closed no tick: its join is stopped or stuck",
+                    segment=f"source_partition={source}",
+                )
+                self._gaps[TOCSIN, str(source)] = finding
+                self._settled = False
+                findings.append(finding)
+        return findings
+
+    def _undecided_ms(self) -> int:
+        """End of the tick that is closed next: no `Through` has passed it."""
+        return (min(self._first.values()) if self._next_ms is None else self._next_ms) + self._tick_ms
+
+    # State in rows
+
+    def _snapshot(self) -> None:
+        state = _State(
+            next_ms=self._next_ms,
+            sources=self._sources,
+            first=self._first,
+            through=self._through,
+            pending=[
+                one.encode()
+                for _, models in sorted(self._pending.items())
+                for _, parts in sorted(models.items())
+                for _, one in sorted(parts.items())
+            ],
+            models={name: _row_of(one) for name, one in self._models.items()},
+            seen_deployments=list(self._seen_deployments),
+            gaps=[(model, what, finding) for (model, what), finding in self._gaps.items()],
+            given_up=list(self._given_up),
+        )
+        fixed = {
+            f"{model}/{version}/{number}": part.encode
+            for model, versions in self._parts.items()
+            for version, parts in versions.items()
+            for number, part in parts.items()
+        }
+        self._rows.write(msgspec.msgpack.encode(state), fixed)
+        self._settled, self._ticks_since = True, 0
+        self.counts.snapshots += 1
+
+    def _load(self) -> None:
+        held = self._rows.read()
+        if held is None:
+            return
+        state = msgspec.msgpack.decode(held[0], type=_State)
+        self._next_ms, self._sources = state.next_ms, state.sources
+        self._first, self._through = state.first, state.through
+        self._seen_deployments = dict.fromkeys(state.seen_deployments)
+        self._gaps = {(model, what): finding for model, what, finding in state.gaps}
+        self._given_up = dict.fromkeys(state.given_up)
+        for stats in map(WindowStats.decode, state.pending):
+            place = (stats.source_partition, stats.part)
+            self._pending.setdefault(stats.tick_start_ms, {}).setdefault(stats.model, {})[place] = stats
+        for part in map(Baseline.decode, held[1].values()):
+            if part.model in self._parts:
+                self._parts[part.model].setdefault(part.version, {})[part.part] = part
+        for name, row in state.models.items():
+            if name in self._models:
+                self._restore(name, row)
+
+    def _restore(self, name: str, row: _ModelRow) -> None:
+        state = self._models[name]
+        if row.version:
+            whole = Baseline.joined(list(self._parts[name][row.version].values()))
+            assert whole is not None
+            self._watch_under(state, name, whole)
+            for detector, arrays in row.arrays.items():
+                if detector in state.states:
+                    held = {part: packed.array() for part, packed in arrays.items()}
+                    before = WatchState(ticks=row.ticks[detector], **held)
+                    # carried, since a newer Tocsin may bet on other alternatives than the one that wrote the rows
+                    state.states[detector] = carried(before, whole.lanes, state.states[detector], whole.lanes)
+        state.open_findings = {(detector, lane): finding for detector, lane, finding in row.open_findings}
+        state.disturbed, state.deployments = row.disturbed, row.deployments
+        state.reserve_week, state.reserve_spent = row.reserve_week, row.reserve_spent
+        state.accounts = {
+            (detector, reason): Account(from_ms=from_ms, spent=spent, lanes=lanes, alarms=alarms)
+            for detector, reason, from_ms, spent, lanes, alarms in row.accounts
+        }
+
+
+def _row_of(state: ModelState) -> _ModelRow:
+    return _ModelRow(
+        version=state.version,
+        ticks={name: one.ticks for name, one in state.states.items()},
+        arrays={name: {part: _Array.of(getattr(one, part)) for part in _ARRAYS} for name, one in state.states.items()},
+        open_findings=[(detector, lane, finding) for (detector, lane), finding in state.open_findings.items()],
+        disturbed=state.disturbed,
+        deployments=state.deployments,
+        reserve_week=state.reserve_week,
+        reserve_spent=state.reserve_spent,
+        accounts=[
+            (detector, reason, one.from_ms, one.spent, one.lanes, one.alarms)
+            for (detector, reason), one in state.accounts.items()
+        ],
+    )
