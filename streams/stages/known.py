@@ -228,7 +228,7 @@ class KnownOutputs:
         into["content"] = rows.content
         into["cell"] = rows.cell
         into["prediction"] = rows.prediction
-        into["score"] = np.where(scored, rows.score + np.float32(0), -rows.confidence)
+        into["score"] = np.where(scored, rows.score + np.float32(0), -np.abs(rows.confidence))
         graded = scored & (rows.confidence != confidence_of(rows.score))
         if graded.any() and segment.confidence is None:
             segment.confidence = np.full(len(segment.rows), _DERIVED, np.float32)

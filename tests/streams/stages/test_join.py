@@ -13,10 +13,12 @@ from detectors.binning import baseline_zero
 from detectors.statistics import STATISTICS
 from schemas.baseline import Baseline
 from schemas.binning import Binning, FeatureBins
+from schemas.fields import MalformedRecordError
 from schemas.model import Model
-from streams.stages.join import LABELS, OUTPUTS, JoinSettings
+from streams.stages.blocks import Journal, Manifest, MemoryRuns
+from streams.stages.join import LABELS, OUTPUTS, Join, JoinSettings
 from tests.simulation.join_driver import Driver
-from tests.simulation.join_oracle import LabelRow, OutputRow
+from tests.simulation.join_oracle import LabelRow, OutputRow, label_batch, output_batch
 
 SETTINGS = JoinSettings(
     tick_ms=10,
@@ -271,15 +273,12 @@ def _long_logs(rng: np.random.Generator, n: int) -> tuple[list[OutputRow], list[
     return outputs, labels
 
 
-def test_what_was_taken_changes_nothing_when_it_comes_again() -> None:
-    #  0   20 O------60 L----------|
-    outputs = [OutputRow(offset=0, broker_ms=20, id_hash=1, made_at_ms=20, model="fraud")]
-    driver = _driver((outputs, []))
-    driver.read(OUTPUTS, 1)
+def test_a_batch_that_was_taken_changes_nothing_when_it_comes_again() -> None:
+    rows = [OutputRow(offset=at, broker_ms=20, id_hash=at, made_at_ms=20 - at, model="fraud") for at in range(3)]
+    driver = _driver((rows, []))
+    driver.read(OUTPUTS, 3)
     before = driver.join.counters
-    again = Driver.__dict__["read"]
-    driver.join._positions[OUTPUTS] = 1  # noqa: SLF001 - it stands there already; said for the reader
-    again(driver, OUTPUTS, 1)
+    assert driver.join.receive(output_batch(rows, partition=1, start=0, end=3)) == []
     assert driver.join.counters == before
 
 
@@ -300,8 +299,78 @@ def test_a_batch_that_is_half_known_is_our_own_fault() -> None:
     rows = [OutputRow(offset=at, broker_ms=9, id_hash=at, made_at_ms=at, model="fraud") for at in range(5)]
     driver = _driver((rows, []))
     driver.read(OUTPUTS, 3)
-    driver.rows[OUTPUTS] = rows
-    from tests.simulation.join_oracle import output_batch  # noqa: PLC0415 - only here
-
     with pytest.raises(AssertionError, match="a batch is taken whole"):
         driver.join.receive(output_batch(rows, partition=1, start=1, end=5))
+
+
+def test_rows_of_the_future_are_dead_and_move_nothing() -> None:
+    rows = [OutputRow(offset=at, broker_ms=100, id_hash=at, made_at_ms=130 + at, model="fraud") for at in range(2)]
+    driver = _driver((rows, []))
+    driver.read(OUTPUTS, 2)
+    assert driver.dead == 1
+    assert driver.join.gauges["watermark_outputs_ms"] == 125
+    assert driver.join.counters["dead_output"] == 1
+
+
+def test_refused_rows_of_the_edge_are_in_the_balance() -> None:
+    driver = _driver(([], []))
+    driver.join.receive(output_batch([], partition=1, start=0, end=4, dead=4))
+    driver.join.receive(label_batch([], partition=1, start=7, end=9, dead=2))
+    assert driver.join.counters["output_rows"] == driver.join.counters["dead_output"] == 4
+    assert driver.join.positions == {OUTPUTS: 4, LABELS: 9}
+    assert driver.join.conservation_error() == 0
+
+
+def test_state_of_another_partition_count_is_refused() -> None:
+    driver = _driver(([OutputRow(offset=0, broker_ms=9, id_hash=1, made_at_ms=9, model="fraud")], []))
+    driver.read(OUTPUTS, 1)
+    checkpoint = driver.join.checkpoint()
+    blocks = {key: value for key, value in checkpoint.blocks if value is not None}
+    saved = {"models": MODELS, "partition": 1, "journal": Journal(2, MemoryRuns()), "settings": SETTINGS}
+    with pytest.raises(MalformedRecordError, match="partition 1 of 5"):
+        Join.restore(blocks, checkpoint.manifest[1], partitions=5, **saved)  # type: ignore[arg-type]
+    blocks.popitem()
+    with pytest.raises(MalformedRecordError, match="1 missing"):
+        Join.restore(blocks, checkpoint.manifest[1], partitions=4, **saved)  # type: ignore[arg-type]
+
+
+def test_a_baseline_of_another_tick_is_refused() -> None:
+    driver = _driver(([], []))
+    binning = baseline_zero(20, 0.5)
+    with pytest.raises(MalformedRecordError, match="a tick of 10 ms"):
+        driver.join.take_baseline(replace(BASELINES[0], binning=binning))
+
+
+def test_a_batch_of_one_id_alone_is_taken_in_order() -> None:
+    outputs = [OutputRow(offset=0, broker_ms=900, id_hash=5, made_at_ms=10, model="fraud")]
+    labels = [
+        LabelRow(offset=at, broker_ms=900, id_hash=5, labelled_at_ms=20, model="fraud", label=at % 3, version=at // 2)
+        for at in range(60)
+    ]
+    driver = _driver((outputs, labels))
+    driver.read(OUTPUTS, 1)
+    driver.read(LABELS, 60)
+    driver.check()
+    assert driver.join.counters["corrected"] == 29
+
+
+def test_what_is_no_longer_named_is_buried_and_nothing_else() -> None:
+    driver = _driver(_long_logs(np.random.default_rng(4), 300), block_rows=8)
+    written: set[bytes] = set()
+    while driver.left(OUTPUTS) > 0 or driver.left(LABELS) > 0:
+        driver.read(OUTPUTS, 15)
+        driver.read(LABELS, 15)
+        before = named = written
+        checkpoint = driver.join.checkpoint()
+        named = {key for run in Manifest.decode(checkpoint.manifest[1]).runs for key in run.keys(1)}
+        for key, value in checkpoint.blocks:
+            assert (value is None) == (key not in named)
+            assert value is None or key not in before, "a key is written once"
+            written = written - {key} if value is None else written | {key}
+        assert named <= written
+        if checkpoint.through_ms is not None:
+            driver.join.sent(checkpoint.through_ms)
+    driver.advance(20_000)
+    driver.join.sent(driver.join.checkpoint().through_ms or 0)
+    driver.join.checkpoint()
+    assert len(Manifest.decode(driver.join.checkpoint().manifest[1]).runs) < 30
