@@ -374,3 +374,28 @@ def test_what_is_no_longer_named_is_buried_and_nothing_else() -> None:
     driver.join.sent(driver.join.checkpoint().through_ms or 0)
     driver.join.checkpoint()
     assert len(Manifest.decode(driver.join.checkpoint().manifest[1]).runs) < 30
+
+
+def test_an_output_past_its_corrections_takes_no_label_though_its_deadline_is_far() -> None:
+    #  10 O---20 L--------70 correction wait over---120 L---------210 deadline
+    outputs = [
+        OutputRow(offset=at, broker_ms=300, id_hash=at, made_at_ms=time, model="price")
+        for at, time in ((0, 10), (1, 130))
+    ]
+    labels = [
+        LabelRow(offset=at, broker_ms=300, id_hash=number, labelled_at_ms=time, model="price")
+        for at, (number, time) in enumerate([(0, 20), (9, 110), (0, 120), (0, 125)])
+    ]
+    driver = _driver((outputs, labels), block_rows=1)
+    driver.read(OUTPUTS, 2)
+    driver.read(LABELS, 2)
+    assert driver.join.gauges["mark_rows"] == 1
+    driver.checkpoint()
+    assert driver.join.gauges["mark_rows"] == 0
+    driver.read(LABELS, 1)
+    driver.check()
+    driver.checkpoint()
+    driver.crash()
+    driver.read(LABELS, 1)
+    driver.check()
+    assert driver.join.counters["late_label"] == 2
