@@ -40,7 +40,7 @@ from streams.runtime.cursor import (
     read_back,
     table_key,
 )
-from streams.runtime.stage_spec import Routed, StageSpec
+from streams.runtime.stage_spec import Handed, Routed, StageSpec
 
 CLOCK = "clock"
 BEAT_S = 0.25
@@ -229,9 +229,10 @@ class Group:
     changes: dict[int, Changes] = field(default_factory=dict)
     events: list[Any] = field(default_factory=list)
     taken_ms: dict[int, int] = field(default_factory=dict)
+    handed: list[Handed] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.outputs or self.changes or self.events or self.taken_ms)
+        return bool(self.outputs or self.changes or self.events or self.taken_ms or self.handed)
 
 
 class StageHost:
@@ -336,8 +337,8 @@ class StageHost:
             )
             outputs = [spec.dead(topic, owned.partition, record.offset, record.key, record.value, error)]
         else:
-            outputs = owned.stage.receive([decoded])
-            told_ms = spec.told_at_ms(decoded)
+            outputs = [] if decoded is None else owned.stage.receive([decoded])
+            told_ms = None if decoded is None else spec.told_at_ms(decoded)
             if told_ms is not None:
                 owned.told_ms[topic] = max(told_ms, owned.told_ms.get(topic, told_ms))
         self.counts.handled += 1
@@ -378,7 +379,11 @@ class StageHost:
         group = self._group
         for output in outputs:
             routed = self.spec.route(output)
-            group.outputs.append(replace(routed, topic=self._settings.topic_prefix + routed.topic))
+            if isinstance(routed, Handed):
+                group.handed.append(routed)
+                continue
+            for one in (routed,) if isinstance(routed, Routed) else routed:
+                group.outputs.append(replace(one, topic=self._settings.topic_prefix + one.topic))
         if owned.stage.settled:
             changes = group.changes.setdefault(owned.partition, Changes())
             owned.view.settle(changes)
@@ -487,6 +492,8 @@ class StageHost:
                 end_hard(f"not_delivered stage={self.spec.name}", error)
             for event in group.events:
                 await self._stream.ack(event)
+            for one in group.handed:
+                one.do()
             self._committing = False
             async with self._committed:
                 self._committed.notify_all()

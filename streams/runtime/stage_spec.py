@@ -1,6 +1,6 @@
 """What must a host know of a stage, beside the stage itself?"""
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -25,6 +25,16 @@ class Routed:
     partition: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What is done in this process, and not by a record, once the state that decided it is durable.
+
+    A crash may swallow it: the stage's own deadline finds that out. `do` returns at once.
+    """
+
+    do: Callable[[], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec(Generic[In, Out]):
     """One stage as its host sees it. Topics are named without the deployment's prefix.
@@ -40,7 +50,7 @@ class StageSpec(Generic[In, Out]):
         method `clock(now_ms: int, live: bool) -> list[Out]` is told each clock value that comes, and whether it had
         then read all there was.
     decode
-        `(topic, key, value, headers)` to a record, or `MalformedRecordError`.
+        `(topic, key, value, headers)` to a record, or `MalformedRecordError`; None for what says nothing, a tombstone.
     advance_by
         `clock`: the host calls `advance` with the clock, at the live edge. `records`: the stage's own inputs tell the
         time, and the host calls `advance` never.
@@ -48,7 +58,7 @@ class StageSpec(Generic[In, Out]):
         Decision time which a record carries, None where it carries none. Far behind, a stage that advances by the
         clock advances by this.
     route
-        An output to bytes and place.
+        An output to bytes and place: one record or several, or something to be done in this process.
     dead
         `(topic, partition, offset, key, value, error)` to the dead letter, an output like any other.
     """
@@ -56,8 +66,8 @@ class StageSpec(Generic[In, Out]):
     name: str
     inputs: tuple[str, ...]
     make_stage: Callable[[Rows, int], Stage[In, Out]]
-    decode: Callable[[str, bytes | None, bytes | None, Headers], In]
+    decode: Callable[[str, bytes | None, bytes | None, Headers], In | None]
     advance_by: Literal["clock", "records"]
     told_at_ms: Callable[[In], int | None]
-    route: Callable[[Out], Routed]
+    route: Callable[[Out], Routed | Handed | Sequence[Routed]]
     dead: Callable[[str, int, int, bytes | None, bytes | None, MalformedRecordError], Out]
