@@ -48,6 +48,8 @@ TriageIn = Finding | Through | IncidentAction | Deployment
 TriageOut = Incident | DeadLetter
 
 MAX_RECENT_ACTS = 50
+HEADROOM_BYTES = 4_096
+"""Kept free in each record, for what stages write of themselves."""
 RULE = "default"
 
 
@@ -649,8 +651,13 @@ class Triage:
                 changes["progress_at_ms"] = act.decided_at_ms
             if reason is Reason.REOPENED:
                 case = replace(case, clear_since_ms=None, not_before_ms=0)
-        case = replace(case, acts=(*case.acts, act.act_id)[-MAX_RECENT_ACTS:])
+            if reason is Reason.SEVERITY_LOWERED and case.clear_since_ms is not None:  # its hold-down begins now
+                case = replace(case, clear_since_ms=max(case.clear_since_ms, act.decided_at_ms))
         said = act.name if act.kind == "mark" else " ".join(filter(None, (act.reason, act.text)))
+        whole = _fitting(replace(case.incident, **changes, actor=act.actor, note=said[:MAX_TEXT]))
+        if len(whole.encode()) > MAX_ENCODED_BYTES - HEADROOM_BYTES:
+            changes, reason, said = {}, Reason.ILLEGAL_TRANSITION, "the incident has no room for this text"
+        case = replace(case, acts=(*case.acts, act.act_id)[-MAX_RECENT_ACTS:])
         return self._write(
             case,
             changes,
@@ -755,13 +762,21 @@ class Triage:
         return self._put(replace(case, incident=incident))
 
     def _put(self, case: Case) -> list[TriageOut]:
-        incident = case.incident
-        while len(incident.encode()) > MAX_ENCODED_BYTES and incident.findings:
-            incident = replace(incident, findings=incident.findings[1 + len(incident.findings) // 4 :])
+        incident = _fitting(case.incident)
         case = replace(case, incident=incident)
         self._cases[incident.incident_id] = case
         self._timers.put(f"case/{incident.incident_id}", self._case_timers(case))
         return [incident]
+
+
+def _fitting(incident: Incident) -> Incident:
+    """Return a record that intermediaries forward: the oldest findings make room, then versions and deployments."""
+    limit = MAX_ENCODED_BYTES - HEADROOM_BYTES
+    while len(incident.encode()) > limit and incident.findings:
+        incident = replace(incident, findings=incident.findings[1 + len(incident.findings) // 4 :])
+    if len(incident.encode()) > limit:
+        incident = replace(incident, versions=incident.versions[-1:], deployments=())
+    return incident
 
 
 def _unknown(act: IncidentAction, field: str, expected: str, reason: Reason) -> DeadLetter:

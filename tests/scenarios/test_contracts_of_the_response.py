@@ -1,0 +1,167 @@
+"""Every stage of the response: a repeat changes nothing, and a restart needs nothing but the rows."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from schemas.finding import Finding
+from schemas.incident import Severity
+from schemas.response import Response
+from schemas.through import Through
+from streams.stages.notify import Attempt
+from streams.stages.triage import Triage
+
+if TYPE_CHECKING:
+    from tests.scenarios.conftest import Half
+
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+
+
+def story(half: "Half") -> None:
+    """Play all that happens to incidents, with a provider that is down at times."""
+    half.tick()
+    half.answer = lambda attempt: (
+        None if attempt.number == 1 and attempt.decided_at_ms % 7 == 0 else "retry" if attempt.number < 2 else "ok"
+    )
+    leak = half.fire("pii_leak")
+    half.fire("accuracy_below_sla", onset_ms=half.start_ms - 5 * HOUR)
+    half.run(half.start_ms + 16 * MINUTE)
+    half.do("ack", incident_id=half.log[0].incident_id, target="role:ciso", actor="carol")
+    half.do("ack", incident_id=half.log[0].incident_id, occurred_at_ms=half.start_ms + 14 * MINUTE)
+    half.do("open_war_room", incident_id=half.log[0].incident_id, evidence="x")
+    half.do("contain", incident_id=half.log[0].incident_id, containment_kind="disable", waiver="no store")
+    half.run(half.start_ms + 40 * MINUTE)
+    flap = half.fire("confidence_drop", model="other")
+    half.run(half.now_ms + 16 * MINUTE)
+    for _ in range(6):
+        half.run(half.now_ms + 4 * MINUTE)
+        half.clear(flap)
+        half.run(half.now_ms + 4 * MINUTE)
+        flap = half.fire("confidence_drop", model="other")
+    half.clear(leak)
+    half.jump(half.now_ms + 50 * MINUTE)
+    half.do("lower", incident_id=half.log[0].incident_id, to=Severity.HIGH, reason="test data")
+    half.run(half.now_ms + 10 * MINUTE, 5 * MINUTE)
+    half.do("resolve", incident_id=half.log[0].incident_id, reason="done", resolution="fixed")
+    half.clear(flap)
+    half.run(half.now_ms + 2 * HOUR, 5 * MINUTE)
+    half.fire("unsafe_output")
+    half.do("pir_waive", incident_id=half.log[0].incident_id, reason="a test")
+    half.run(half.now_ms + 26 * HOUR, 30 * MINUTE)
+
+
+def told(half: "Half") -> list[object]:
+    attempts = [(one.notification.notification_id, one.number, one.decided_at_ms) for one in half.attempts]
+    return [half.log, half.notifications, sorted(act.act_id for act in half.acts), attempts, half.rows]
+
+
+@pytest.fixture
+def plain_half(make_half: Callable[..., "Half"]) -> "Half":
+    half = make_half()
+    story(half)
+    return half
+
+
+def test_the_story_tells_of_everything(plain_half: "Half") -> None:
+    reasons = set(plain_half.reasons())
+    assert reasons >= {
+        "opened",
+        "acknowledged",
+        "contained",
+        "breached",
+        "breach_retracted",
+        "finding_cleared",
+        "flapping",
+        "severity_lowered",
+        "resolved",
+        "reopened",
+        "auto_recovered",
+        "flapping_ended",
+        "milestone_reached",
+    }
+
+
+def test_every_batch_twice_changes_nothing(plain_half: "Half", make_half: Callable[..., "Half"]) -> None:
+    twice = make_half(repeats=True)
+    story(twice)
+    assert told(twice)[:2] == told(plain_half)[:2]
+    assert set(told(twice)[2]) == set(told(plain_half)[2])  # type: ignore[call-overload]
+    assert told(twice)[3:] == told(plain_half)[3:]
+
+
+def test_a_restart_at_every_step_changes_nothing(plain_half: "Half", make_half: Callable[..., "Half"]) -> None:
+    restarted = make_half(restarts=True)
+    story(restarted)
+    assert told(restarted) == told(plain_half)
+
+
+def test_time_that_goes_back_changes_nothing(plain_half: "Half") -> None:
+    half = plain_half
+    rows = {name: dict(rows) for name, rows in half.rows.items()}
+    assert half.triage.receive([Through(partition=0, through_ms=half.now_ms - 1)]) == []
+    assert half.triage.advance(half.now_ms) == []
+    assert half.escalate.advance(half.now_ms - HOUR) == []
+    assert [out for out in half.notify.clock(half.now_ms - HOUR, live=True) if isinstance(out, Attempt)] == []
+    assert half.rows == rows
+
+
+def test_stages_are_always_settled_and_answer_with_lists(half: "Half") -> None:
+    for stage in (half.triage, half.escalate, half.notify):
+        assert stage.settled
+        assert stage.receive([]) == []
+        assert isinstance(stage.advance(half.now_ms + 1), list)
+
+
+def test_sequences_have_no_gap(plain_half: "Half") -> None:
+    for name in plain_half.latest:
+        sequence = [incident.seq for incident in plain_half.log if incident.incident_id == name]
+        assert sequence == list(range(1, len(sequence) + 1))
+
+
+def test_every_attempt_ends_in_one_receipt_unless_it_is_lost(plain_half: "Half") -> None:
+    answered = [
+        (receipt.notification_id, receipt.attempt) for receipt in plain_half.receipts if receipt.answer_class != "none"
+    ]
+    lost = sum(one.number == 1 and one.decided_at_ms % 7 == 0 for one in plain_half.attempts)
+    ends = [receipt.notification_id for receipt in plain_half.receipts if receipt.final]
+    assert len(ends) == len(set(ends))
+    assert len(answered) == len(set(answered)) == len(plain_half.attempts) - lost
+
+
+@st.composite
+def some_findings(draw: st.DrawFn) -> list[tuple[str, int, int]]:
+    kinds = st.sampled_from(["accuracy_below_sla", "confidence_drop", "drift", "feature_corruption"])
+    return draw(st.lists(st.tuples(kinds, st.integers(0, 5), st.integers(0, 5_000_000)), min_size=1, max_size=8))
+
+
+@given(found=some_findings(), data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_the_order_of_firing_findings_does_not_matter(
+    half: "Half", response: Response, found: list[tuple[str, int, int]], data: st.DataObject
+) -> None:
+    records: list[Finding] = []
+    for kind, lane, onset_ms in found:
+        one = half.finding(kind, lane=f"lane-{lane}", at_ms=half.start_ms, onset_ms=half.start_ms - onset_ms)
+        known = [other.revision for other in records if other.finding_id == one.finding_id]
+        records.append(replace(one, revision=max(known, default=-1) + 1))
+    newest = {one.finding_id: one for one in records}
+
+    def outcome(order: list[Finding]) -> tuple[object, ...]:
+        triage = Triage(rows={}, settings=response.triage_settings(frozenset()))
+        triage.receive(order)
+        out = [one for one in triage.advance(half.start_ms + 2 * HOUR) if not hasattr(one, "topic")]
+        last = out[-1]
+        return (
+            last.impact_started_at_ms,
+            last.severity,
+            last.firing,
+        )
+
+    first = outcome(list(newest.values()))
+    assert outcome(data.draw(st.permutations(list(newest.values())))) == first
+    assert outcome(data.draw(st.permutations(records))) == first
