@@ -183,6 +183,9 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
     name = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
     tenant = table.text("tenant", "letters, digits, dots and dashes, at most 64", "acme", pattern=name)
     environment = table.text("environment", "letters, digits, dots and dashes, at most 64", "production", pattern=name)
+    event_type_prefix = table.text(
+        "event_type_prefix", "a reverse DNS name", "org.example.tocsin", pattern=r"[a-z0-9-]+(\.[a-z0-9-]+)+"
+    )
     kafka = _kafka(table.table("kafka"))
     join = _join(table.table("join"))
     worker = _worker(table.table("worker"))
@@ -200,6 +203,7 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
     return Settings(
         tenant=tenant,
         environment=environment,
+        event_type_prefix=event_type_prefix,
         kafka=kafka,
         join=join,
         worker=worker,

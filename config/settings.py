@@ -203,6 +203,8 @@ class Settings:
     ----------
     tenant, environment
         Whose deployment it is, and which: part of every finding's and incident's identity.
+    event_type_prefix
+        Reverse DNS name before the type of each CloudEvent.
     response
         The playbook as data: kinds, hold-downs, policy, directory, delivery.
     models
@@ -211,6 +213,7 @@ class Settings:
 
     tenant: str
     environment: str
+    event_type_prefix: str
     kafka: KafkaSettings
     join: JoinSettings
     worker: WorkerSettings
