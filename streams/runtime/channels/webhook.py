@@ -14,7 +14,7 @@ from typing import Annotated
 import httpx
 import msgspec
 from msgspec import Meta
-from standardwebhooks.webhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from schemas.fields import MalformedRecordError
 from schemas.ids import rfc3339
@@ -77,7 +77,7 @@ class WebhookChannel:
                 )
             try:
                 Webhook(secret)
-            except (ValueError, RuntimeError):
+            except (ValueError, RuntimeError, EmptyWebhookSecretError):
                 raise MalformedRecordError("webhook", where, "`whsec_` and base64", "something else") from None
             secrets[name] = secret
         return cls(settings, secrets)
