@@ -1,9 +1,9 @@
-"""Where does the row with this hash lie? Sorted levels, each some times larger than the next, found by their top bits.
+"""Where does the row with this hash lie? In sorted levels, four of a size merged into the next, found by their top bits.
 
-Rows are added in sorted batches; levels of similar size are merged, so that a row moves a few times in its life and a
-search visits a few levels (a log-structured merge tree: O'Neil et al. (1996), *Acta Informatica* 33, 351-385). In a
-level the top bits of the hash lead to a handful of neighbours, which a binary search of fixed depth then divides.
-12 bytes a row, and about one for the directory.
+Rows are added in sorted batches and move a few times in their life (a log-structured merge tree: O'Neil et al. (1996),
+*Acta Informatica* 33, 351-385). A level is asked in three steps: one bit, which says no for seven in eight of the hashes
+that are not there; a directory by the top bits, which leads to a handful of neighbours; a binary search among these.
+14 bytes a row: hash 8, place 4, one for the bits, one for the directory.
 """
 
 from collections.abc import Callable
@@ -17,37 +17,56 @@ from streams.stages.batch import Ints
 Hashes = npt.NDArray[np.uint64]
 Places = npt.NDArray[np.uint32]
 
-_GROWTH = 4  # a level is merged with the one before when it has reached a quarter of its size
+_FAN = 4  # so many levels of one size become one of the next
 _NEIGHBOURS_BITS = 2  # four rows an entry of the directory on average
+_PRESENCE_BITS = 3  # eight bits of presence a row
 _HASH_BITS = 64
 
 
 class _Level(NamedTuple):
     hashes: Hashes
     places: Places
+    presence_shift: np.uint64
+    presence: npt.NDArray[np.uint8]
     shift: np.uint64
     directory: npt.NDArray[np.uint32]
     depth: int
 
 
 def _level(hashes: Hashes, places: Places) -> _Level:
-    bits = max(1, len(hashes).bit_length() - 1 - _NEIGHBOURS_BITS)
+    size_bits = len(hashes).bit_length()
+    presence_bits = min(size_bits + _PRESENCE_BITS, _HASH_BITS - 1)
+    presence_shift = np.uint64(_HASH_BITS - presence_bits)
+    present = np.zeros(1 << presence_bits, np.bool_)
+    present[hashes >> presence_shift] = True
+    bits = max(1, size_bits - 1 - _NEIGHBOURS_BITS)
     shift = np.uint64(_HASH_BITS - bits)
-    sizes = np.bincount((hashes >> shift).astype(np.int64), minlength=1 << bits)
+    sizes = np.bincount((hashes >> shift).view(np.int64), minlength=1 << bits)
     directory = np.zeros((1 << bits) + 1, np.uint32)
     np.cumsum(sizes, out=directory[1:])
-    return _Level(hashes, places, shift, directory, int(sizes.max()).bit_length())
+    depth = int(sizes.max()).bit_length()
+    return _Level(hashes, places, presence_shift, np.packbits(present), shift, directory, depth)
 
 
-def _merged(large: _Level, small: _Level) -> _Level:
-    at = np.searchsorted(large.hashes, small.hashes) + np.arange(len(small.hashes))
-    size = len(large.hashes) + len(small.hashes)
-    hashes, places = np.empty(size, np.uint64), np.empty(size, np.uint32)
+_Rows = tuple[Hashes, Places]
+
+
+def _merged(one: _Rows, other: _Rows) -> _Rows:
+    (hashes, places), (more, more_places) = (one, other) if len(one[0]) >= len(other[0]) else (other, one)
+    at = np.searchsorted(hashes, more) + np.arange(len(more))
+    size = len(hashes) + len(more)
     old = np.ones(size, np.bool_)
     old[at] = False
-    hashes[at], places[at] = small.hashes, small.places
-    hashes[old], places[old] = large.hashes, large.places
-    return _level(hashes, places)
+    all_hashes, all_places = np.empty(size, np.uint64), np.empty(size, np.uint32)
+    all_hashes[at], all_places[at] = more, more_places
+    all_hashes[old], all_places[old] = hashes, places
+    return all_hashes, all_places
+
+
+def _all_merged(rows: list[_Rows]) -> _Rows:
+    while len(rows) > 1:
+        rows = [_merged(*rows[at : at + 2]) if at + 1 < len(rows) else rows[at] for at in range(0, len(rows), 2)]
+    return rows[0]
 
 
 class HashIndex:
@@ -62,58 +81,65 @@ class HashIndex:
     """
 
     def __init__(self) -> None:
-        self._levels: list[_Level] = []
+        self._tiers: dict[int, list[_Level]] = {}  # by the size of their levels, in powers of the fan
 
     def __len__(self) -> int:
         return sum(len(level.hashes) for level in self._levels)
 
     @property
+    def _levels(self) -> list[_Level]:
+        return [level for tier in self._tiers.values() for level in tier]
+
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(one.hashes.nbytes + one.places.nbytes + one.directory.nbytes for one in self._levels)
+        return sum(
+            one.hashes.nbytes + one.places.nbytes + one.presence.nbytes + one.directory.nbytes for one in self._levels
+        )
 
     def add(self, hashes: Hashes, places: Places) -> None:
         """Add rows, sorted by hash."""
         if len(hashes) == 0:
             return
-        level = _level(hashes, places)
-        while self._levels and len(level.hashes) * _GROWTH >= len(self._levels[-1].hashes):
-            before = self._levels.pop()
-            level = _merged(before, level) if len(before.hashes) >= len(level.hashes) else _merged(level, before)
-        self._levels.append(level)
+        rows = (hashes, places)
+        while True:
+            tier = self._tiers.setdefault((len(rows[0]).bit_length() - 1) // (_FAN.bit_length() - 1), [])
+            if len(tier) < _FAN - 1:
+                tier.append(_level(*rows))
+                return
+            rows = _all_merged([*((level.hashes, level.places) for level in tier), rows])
+            tier.clear()
 
     def find(self, needles: Hashes) -> tuple[Ints, Places]:
         """Find all rows of these hashes (best sorted): positions in `needles`, and places; in no order."""
-        found_needles: list[Ints] = []
-        found_places: list[Places] = []
+        found_needles: list[Ints] = [np.empty(0, np.int64)]
+        found_places: list[Places] = [np.empty(0, np.uint32)]
         for level in self._levels:
-            top = (needles >> level.shift).astype(np.int64)
-            low = level.directory[top].astype(np.int64)
-            high = level.directory[top + 1].astype(np.int64)
+            bit = (needles >> level.presence_shift).view(np.int64)
+            byte = level.presence.take(bit >> 3)
+            needle = np.flatnonzero(byte & (np.uint8(128) >> (bit & 7).astype(np.uint8)))
+            if len(needle) == 0:
+                continue
+            sought = needles if len(needle) == len(needles) else needles[needle]
+            top = (sought >> level.shift).view(np.int64)
+            low = level.directory.take(top).astype(np.int64)
+            high = level.directory.take(top + 1).astype(np.int64)
             for _ in range(level.depth):
                 middle = (low + high) >> 1
-                right = (level.hashes.take(middle, mode="clip") < needles) & (low < high)
+                right = (level.hashes.take(middle, mode="clip") < sought) & (low < high)
                 low = np.where(right, middle + 1, low)
                 high = np.where(right, high, middle)
-            at = low
-            needle = np.arange(len(needles))
-            while len(at):
-                inside = at < len(level.hashes)
-                at, needle = at[inside], needle[inside]
-                same = level.hashes[at] == needles[needle]
-                at, needle = at[same], needle[same]
+            while len(low):
+                same = (level.hashes.take(low, mode="clip") == sought) & (low < len(level.hashes))
+                low, needle, sought = low[same], needle[same], sought[same]
                 found_needles.append(needle)
-                found_places.append(level.places[at])
-                at = at + 1
-        if not found_needles:
-            return np.empty(0, np.int64), np.empty(0, np.uint32)
+                found_places.append(level.places[low])
+                low = low + 1
         return np.concatenate(found_needles), np.concatenate(found_places)
 
     def keep(self, alive: Callable[[Places], npt.NDArray[np.bool_]]) -> None:
         """Forget every row whose place is not alive."""
-        levels, self._levels = self._levels, []
-        for level in levels:
+        levels, self._tiers = self._levels, {}
+        for level in sorted(levels, key=lambda one: -len(one.hashes)):
             kept = alive(level.places)
-            hashes, places = level.hashes[kept], level.places[kept]
-            if len(hashes):
-                self._levels.append(_level(hashes, places))
+            self.add(level.hashes[kept], level.places[kept])

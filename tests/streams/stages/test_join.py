@@ -399,3 +399,35 @@ def test_an_output_past_its_corrections_takes_no_label_though_its_deadline_is_fa
     driver.read(LABELS, 1)
     driver.check()
     assert driver.join.counters["late_label"] == 2
+
+
+def test_a_correction_in_time_is_taken_however_many_checkpoints_lie_before_it() -> None:
+    outputs = [
+        OutputRow(offset=at, broker_ms=300, id_hash=at, made_at_ms=time, model="price")
+        for at, time in ((0, 10), (1, 60))
+    ]
+    labels = [
+        LabelRow(offset=at, broker_ms=300, id_hash=number, labelled_at_ms=time, model="price", version=at)
+        for at, (number, time) in enumerate([(0, 20), (9, 60), (0, 65)])
+    ]
+    driver = _driver((outputs, labels), block_rows=1)
+    driver.read(OUTPUTS, 2)
+    driver.read(LABELS, 2)
+    driver.checkpoint()
+    driver.read(LABELS, 1)
+    driver.check()
+    assert driver.join.counters["corrected"] == 1
+
+
+def test_an_output_is_not_forgotten_before_the_tick_of_its_outcome_is_closed() -> None:
+    #  3 O--------------------93 deadline, 94 its wait is over, 97 checkpoint and crash, 100 its tick ends
+    outputs = [OutputRow(offset=0, broker_ms=300, id_hash=1, made_at_ms=3, model="unlisted")]
+    driver = _driver((outputs, []), block_rows=1, orphan_wait_ms=1)
+    driver.read(OUTPUTS, 1)
+    driver.advance(97 + 25)
+    driver.checkpoint()
+    driver.crash()
+    driver.finish(FAR_MS)
+    driver.check()
+    driver.check_sent()
+    assert driver.join.gauges["known_rows"] == 0
