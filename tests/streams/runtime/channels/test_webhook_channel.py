@@ -47,7 +47,7 @@ def attempt(*, details: bool = True, text: str = "More answers are wrong.", addr
         title="[SEV-2] credit",
         text=text,
         details={"class": "model_quality"},
-        firing=tuple(f"finding-{number}" for number in range(50)),
+        firing=tuple(f"{number:064d}" for number in range(50)),
     )
     return Attempt(
         notification=message, number=1, details=details, decided_at_ms=1_000, ends_at_ms=121_000, late_by_ms=0
@@ -222,7 +222,7 @@ def test_hostile_text_arrives_as_text(httpserver: HTTPServer) -> None:
 def test_less_is_sent_when_the_other_side_says_so_and_when_it_would_be_too_large(httpserver: HTTPServer) -> None:
     asked = replying(httpserver, Reply())
     send(channel(httpserver.url_for("/hook")), attempt(details=False))
-    send(channel(httpserver.url_for("/hook")), attempt(text="ü" * 9_600))
+    send(channel(httpserver.url_for("/hook")), attempt(text="ü" * 9_000))
     for request in asked:
         assert request.json is not None
         assert "details" not in request.json["data"]
