@@ -9,6 +9,7 @@ the changelog, and a hash of all that was sent, which no change of speed may cha
 """
 
 import argparse
+import dataclasses
 import gc
 import hashlib
 import json
@@ -26,7 +27,7 @@ from streams.stages.join import Join, JoinSettings
 
 START_MS = 1_700_000_000_000
 MODEL = Model(
-    name="fraud",
+    name="fraud0",
     kind="classification",
     threshold=0.5,
     sla_accuracy=None,
@@ -60,7 +61,11 @@ def _hashes(numbers: np.ndarray) -> np.ndarray:
     return mixed * np.uint64(0xBF58476D1CE4E5B9)
 
 
-def _outputs(start: int, end: int, jitter_ms: int, features: int) -> OutputBatch:
+def _names(models: int) -> tuple[str, ...]:
+    return tuple(f"fraud{at}" for at in range(models))
+
+
+def _outputs(start: int, end: int, jitter_ms: int, features: int, models: int) -> OutputBatch:
     numbers = np.arange(start, end)
     rng = np.random.default_rng(start)
     n = end - start
@@ -78,7 +83,7 @@ def _outputs(start: int, end: int, jitter_ms: int, features: int) -> OutputBatch
         broker_ms=START_MS + numbers,
         id_hash=_hashes(numbers),
         made_at_ms=made,
-        model=Coded(one, ("fraud",)),
+        model=Coded((numbers % models).astype(np.int32), _names(models)),
         version=Coded(one, ("7",)),
         prediction=prediction,
         content=prediction,
@@ -90,11 +95,12 @@ def _outputs(start: int, end: int, jitter_ms: int, features: int) -> OutputBatch
     )
 
 
-def _labels(start: int, end: int, lag: int) -> LabelBatch:
+def _labels(start: int, end: int, lag: int, models: int) -> LabelBatch:
     numbers = np.arange(start, end)
     rng = np.random.default_rng(start + 1)
     of = numbers[rng.random(end - start) < 5 / 6]
     n = len(of)
+    output = rng.permutation(of)
     return LabelBatch(
         partition=0,
         start=start,
@@ -102,9 +108,9 @@ def _labels(start: int, end: int, lag: int) -> LabelBatch:
         offset=of,
         row=np.zeros(n, np.int32),
         broker_ms=START_MS + of + lag,
-        id_hash=_hashes(rng.permutation(of)),
+        id_hash=_hashes(output),
         labelled_at_ms=START_MS + of + lag,
-        model=Coded(np.zeros(n, np.int32), ("fraud",)),
+        model=Coded((output % models).astype(np.int32), _names(models)),
         label=rng.integers(0, 2, n).astype(np.uint32),
         version=np.full(n, -1),
         made_at_ms=np.full(n, -1),
@@ -113,12 +119,12 @@ def _labels(start: int, end: int, lag: int) -> LabelBatch:
     )
 
 
-def _batches(outputs: int, rows: int, lag: int, jitter_ms: int, features: int) -> Iterator[OutputBatch | LabelBatch]:
-    for start in range(0, outputs, rows):
-        end = min(start + rows, outputs)
-        yield _outputs(start, end, jitter_ms, features)
+def _batches(wanted: argparse.Namespace, lag: int) -> Iterator[OutputBatch | LabelBatch]:
+    for start in range(0, wanted.outputs, wanted.batch):
+        end = min(start + wanted.batch, wanted.outputs)
+        yield _outputs(start, end, wanted.jitter_ms, wanted.features, wanted.models)
         if start >= lag:
-            yield _labels(start - lag, end - lag, lag)
+            yield _labels(start - lag, end - lag, lag, wanted.models)
 
 
 def main() -> None:
@@ -129,17 +135,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10_000, help="rows of a batch")
     parser.add_argument("--jitter-ms", type=int, default=50)
     parser.add_argument("--features", type=int, default=0)
+    parser.add_argument("--models", type=int, default=1)
     parser.add_argument("--checkpoint", type=int, default=200_000, help="rows between checkpoints")
     wanted = parser.parse_args()
     lag = wanted.lag // wanted.batch * wanted.batch
+    models = {name: dataclasses.replace(MODEL, name=name) for name in _names(wanted.models)}
     changelog: dict[bytes, bytes] = {}
     digest = hashlib.sha256()
-    join = Join(settings=SETTINGS, models={"fraud": MODEL}, partition=0, partitions=1, journal=Journal(1, MemoryRuns()))
+    join = Join(settings=SETTINGS, models=models, partition=0, partitions=1, journal=Journal(1, MemoryRuns()))
     gc.disable()
     receiving = saving = 0.0
     rows = since = written = 0
     manifest = b""
-    for batch in _batches(wanted.outputs, wanted.batch, lag, wanted.jitter_ms, wanted.features):
+    for batch in _batches(wanted, lag):
         began = time.process_time()
         join.receive(batch)
         receiving += time.process_time() - began
@@ -171,7 +179,7 @@ def main() -> None:
         changelog,
         manifest,
         settings=SETTINGS,
-        models={"fraud": MODEL},
+        models=models,
         partition=0,
         partitions=1,
         journal=Journal(2, MemoryRuns()),

@@ -90,7 +90,7 @@ TENTHS = [float(np.float32(one / 10)) for one in range(11)]
 FEATURES: list[dict[str, float | str | None]] = [
     {"age": age, "job": job} for age in (5.0, 50.0, 99.0, None, "old") for job in ("a", "b", "z", 3.0)
 ]
-NUMBERS = [int(np.float32(one).view(np.uint32)) for one in (1.0, 1.4, 1.6)]
+NUMBERS = [int(np.float32(one).view(np.uint32)) for one in (1.0, 1.4, 1.5, 1.6, float("nan"))]
 
 
 @st.composite
@@ -225,8 +225,8 @@ def test_one_row_at_a_time_or_all_at_once_is_the_same(log: tuple[list[OutputRow]
 
 def test_a_long_run_with_crashes_agrees_with_the_oracle() -> None:
     rng = np.random.default_rng(20261124)
-    for _ in range(3):
-        outputs, labels = _long_logs(rng, 400)
+    for _ in range(2):
+        outputs, labels = _long_logs(rng, 300)
         driver = _driver((outputs, labels), block_rows=8)
         while driver.left(OUTPUTS) > 0 or driver.left(LABELS) > 0:
             driver.read(OUTPUTS, int(rng.integers(1, 40)))
@@ -266,7 +266,7 @@ def _long_logs(rng: np.random.Generator, n: int) -> tuple[list[OutputRow], list[
             id_hash=outputs[of].id_hash,
             labelled_at_ms=max(int(made[of] + delays[of]), 0),
             model=outputs[of].model,
-            label=NUMBERS[int(rng.integers(3))],
+            label=NUMBERS[int(rng.integers(4))],
         )
         for at, of in enumerate(order.tolist())
     ]
