@@ -431,3 +431,27 @@ def test_an_output_is_not_forgotten_before_the_tick_of_its_outcome_is_closed() -
     driver.check()
     driver.check_sent()
     assert driver.join.gauges["known_rows"] == 0
+
+
+def test_what_a_cell_means_survives_many_checkpoints_and_a_crash() -> None:
+    n = 40
+    outputs = [
+        OutputRow(
+            offset=at, broker_ms=300, id_hash=at, made_at_ms=10 + at, model="fraud", version=str(at), prediction=7
+        )
+        for at in range(n)
+    ]
+    labels = [
+        LabelRow(offset=at, broker_ms=300, id_hash=at, labelled_at_ms=12 + at, model="fraud", label=7)
+        for at in range(n)
+    ]
+    driver = _driver((outputs, labels), block_rows=64)
+    for _ in range(n):
+        driver.read(OUTPUTS, 1)
+        driver.checkpoint()
+    manifest = Manifest.decode(driver.join.checkpoint().manifest[1])
+    assert sum(run.kind == "cells" for run in manifest.runs) <= 16
+    driver.crash()
+    driver.read(LABELS, n)
+    driver.check()
+    assert {(one.delay_ms, one.wrong) for one in driver.outcomes} == {(2, False)}
