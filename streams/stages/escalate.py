@@ -436,7 +436,8 @@ class _Round:
             case "at_risk", _, _:
                 self._set(at_risk_ms=None)
                 cause = f"timer:at_risk:{at_ms}"
-                self._tell_owners("message", "at_risk", MessageReason.AT_RISK, cause, at_ms)
+                mode: Mode = "ticket" if self._rule.respond.breach_mode == "none" else "message"
+                self._tell_owners(mode, "at_risk", MessageReason.AT_RISK, cause, at_ms)
             case "look", _, _:
                 self._look(at_ms)
             case "require", _, milestone:

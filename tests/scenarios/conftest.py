@@ -175,10 +175,10 @@ class Half:
         if not self.clock_runs:
             return
         for _ in range(1 + self.repeats):
-            if not self.escalate_stops:
-                self._take(self.escalate.advance(self.now_ms))
             self._take(self.notify.clock(self.now_ms, live=True))
             self._take(self.notify.advance(self.now_ms))
+            if not self.escalate_stops:
+                self._take(self.escalate.advance(self.now_ms))
 
     def jump(self, to_ms: int) -> None:
         """Let time pass in one step, as after an outage."""
