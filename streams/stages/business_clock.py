@@ -7,7 +7,7 @@ not at the next opening.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from schemas.policy import Calendar
@@ -27,7 +27,7 @@ def _ms(moment: datetime) -> int:
     return (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
-def _local(day: date, minute: int, zone: ZoneInfo, *, is_end: bool) -> int:
+def _local(day: date, minute: int, zone: tzinfo, *, is_end: bool) -> int:
     """Return the instant of a local time: after the gap where it does not exist; where it is twice, the second for an end."""
     wall = datetime(day.year, day.month, day.day) + timedelta(minutes=minute)  # noqa: DTZ001 -- local wall time
     first = wall.replace(tzinfo=zone, fold=0)
@@ -40,7 +40,7 @@ def _local(day: date, minute: int, zone: ZoneInfo, *, is_end: bool) -> int:
     return second_ms if is_end else first_ms
 
 
-def _gap_end(low_ms: int, high_ms: int, zone: ZoneInfo) -> int:
+def _gap_end(low_ms: int, high_ms: int, zone: tzinfo) -> int:
     """Find the instant between two at which the zone's offset changes."""
 
     def offset(at_ms: int) -> timedelta | None:
@@ -63,10 +63,12 @@ class BusinessClock:
     """
 
     def __init__(self, calendar: Calendar) -> None:
-        try:
-            self.zone = ZoneInfo(calendar.zone)
+        try:  # UTC needs no data base, which small machines may lack
+            self.zone: tzinfo = UTC if calendar.zone == "UTC" else ZoneInfo(calendar.zone)
         except (ZoneInfoNotFoundError, ValueError) as error:
-            raise NoBusinessError(f"calendar.zone: expected a name of the time zone database, got {error}") from None
+            raise NoBusinessError(
+                f"calendar.zone: expected a name of this machine's time zone database (package tzdata), got {error}"
+            ) from None
         self._holidays = frozenset(date.fromisoformat(day) for day in calendar.holidays)
         self._weekly: dict[int, list[tuple[int, int]]] = {}
         for weekday, start, end in sorted(calendar.weekly):
