@@ -16,6 +16,11 @@ from typing import NoReturn
 from streams.runtime.terminal import MEANINGS, CommandError, Exit, complain
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "topics": ("topics", "create the topics, or check that they are as they must be"),
+    "baseline": ("baseline", "learn what healthy looks like, try it, and publish it"),
+    "incidents": ("incidents", "list and show incidents; acknowledge, contain, resolve, comment"),
+    "dead-letters": ("dead_letters", "what was refused, where it came from, and why"),
+    "status": ("status", "how far each stage has come, and what is open"),
     "config": ("config", "check a file of settings, or show the defaults"),
     "schema": ("schema", "the JSON Schema of each record"),
 }

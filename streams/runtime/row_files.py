@@ -21,6 +21,7 @@ BATCH_ROWS = 10_000
 """Rows of a Parquet file in memory at once."""
 MAX_LINE_BYTES = 10_000_000
 
+_BESIDE = ("prediction_id", "model", "label", "labelled_at_ms")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -43,6 +44,12 @@ class Row:
     def label(self) -> Label:
         """Read it as a label."""
         return Label.decode(self.wire)
+
+    def label_beside(self) -> Label | None:
+        """Read the label that stands beside an output, None where none does; `version` is then the output's."""
+        if "label" not in self.fields or "labelled_at_ms" not in self.fields:
+            return None
+        return Label.decode(msgspec.json.encode({name: self.fields.get(name) for name in _BESIDE}))
 
 
 def count_rows(file: Path) -> int | None:

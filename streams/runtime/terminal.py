@@ -146,3 +146,28 @@ class Progress:
         line = f"{self._what}: {self._done:,}{of} {self._unit}, {self._done / elapsed_s:,.0f} a second"
         sys.stderr.write(f"\r\x1b[K{line}" if self._watched else line + "\n")
         sys.stderr.flush()
+
+
+class Steps:
+    """Tell on standard error which step of long work is being done, and how much of it."""
+
+    def __init__(self) -> None:
+        self._watched = sys.stderr.isatty()
+        self._told_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._watched:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def tell(self, what: str, share: float) -> None:
+        """Say that `share` of `what` is done."""
+        now_s = time.monotonic()
+        if now_s - self._told_s >= (PROGRESS_EVERY_S if self._watched else PROGRESS_PLAIN_EVERY_S):
+            self._told_s = now_s
+            line = f"{what}: {share:.0%}"
+            sys.stderr.write(f"\r\x1b[K{line}" if self._watched else line + "\n")
+            sys.stderr.flush()

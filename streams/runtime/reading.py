@@ -1,0 +1,154 @@
+"""How does a command read a topic that it does not belong to? From one offset to another, outside of any group.
+
+What is read ends where the log ended when reading began, so that a command ends too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from config.settings import KafkaSettings
+from schemas.clock import Clock
+from streams.runtime import kafka
+from streams.runtime.terminal import CommandError, Exit
+
+POLL_S = 0.2
+CHUNK = 1_000
+"""Messages taken from the client at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """One record as it lies in a topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    broker_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Reader:
+    """Reads topics of one deployment, named without its prefix."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._wait_s = settings.request_wait_ms / 1000
+        self._consumer: Consumer = kafka.consumer(
+            settings,
+            "reader",
+            f"{settings.topic_prefix}tocsin-reader",  # the client wants one; nothing joins or commits
+            None,
+            **{"auto.offset.reset": "earliest", "enable.partition.eof": "true"},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def topic(self, name: str) -> str:
+        """Name of a topic on the brokers."""
+        return self._settings.topic_prefix + name
+
+    def partitions(self, name: str) -> int:
+        """Return how many partitions a topic has; 0 when it is not there."""
+        try:
+            found = self._consumer.list_topics(self.topic(name), timeout=self._wait_s).topics[self.topic(name)]
+        except KafkaException as error:
+            raise self._silent(error) from None
+        return len(found.partitions) if found.error is None else 0
+
+    def bounds(self, name: str, partition: int) -> tuple[int, int]:
+        """Return the first offset of a partition and the next one to be written."""
+        try:
+            found = self._consumer.get_watermark_offsets(
+                TopicPartition(self.topic(name), partition), timeout=self._wait_s, cached=False
+            )
+        except KafkaException as error:
+            raise self._silent(error) from None
+        if found is None:
+            raise CommandError(Exit.BROKER, f"{self.topic(name)}[{partition}]: no answer in {self._wait_s:g} s")
+        return found
+
+    def all(self, name: str, partitions: Sequence[int] | None = None, last: int | None = None) -> Iterator[Read]:
+        """Read what there is now, each partition in order; with `last`, at most so many of each, from the end."""
+        count = self.partitions(name)
+        if count == 0:
+            raise CommandError(
+                Exit.NOT_SO,
+                f"topic {self.topic(name)} is not there: `tocsin topics create` makes it (is --topic-prefix right?)",
+            )
+        spans = {}
+        for partition in range(count) if partitions is None else partitions:
+            low, high = self.bounds(name, partition)
+            spans[partition] = (low if last is None else max(low, high - last), high)
+        yield from self.between(name, spans)
+
+    def between(self, name: str, spans: Mapping[int, tuple[int, int]]) -> Iterator[Read]:
+        """Read offsets `[start, end)` of partitions, each in order; compaction may have left gaps."""
+        left = {partition: end for partition, (start, end) in spans.items() if start < end}
+        if not left:
+            return
+        topic = self.topic(name)
+        self._consumer.assign([TopicPartition(topic, partition, spans[partition][0]) for partition in left])
+        silent_s = 0.0
+        try:
+            while left:
+                first = self._consumer.poll(POLL_S)
+                if first is None:
+                    silent_s += POLL_S
+                    if silent_s > self._wait_s:
+                        behind = ", ".join(map(str, left))
+                        raise CommandError(
+                            Exit.BROKER, f"{topic}[{behind}]: nothing from the brokers in {self._wait_s:g} s"
+                        )
+                    continue
+                silent_s = 0.0
+                for message in (first, *self._consumer.consume(CHUNK, timeout=0)):
+                    read = self._taken(name, message, left)
+                    if read is not None:
+                        yield read
+        finally:
+            self._consumer.unassign()
+
+    def _taken(self, name: str, message: Message, left: dict[int, int]) -> Read | None:
+        """Take one message, and strike its partition from `left` when it is the last."""
+        partition, offset, error = message.partition(), message.offset(), message.error()
+        assert partition is not None
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- so it is named in the client
+                left.pop(partition, None)
+            elif not error.retriable():
+                raise CommandError(Exit.BROKER, f"{self.topic(name)}[{partition}]: {error.str()}")
+            return None
+        assert offset is not None
+        end = left.get(partition, 0)
+        if offset >= end - 1:
+            left.pop(partition, None)
+        if offset >= end:
+            return None
+        return Read(
+            topic=name,
+            partition=partition,
+            offset=offset,
+            broker_ms=message.timestamp()[1],
+            key=message.key(),
+            value=message.value(),
+        )
+
+    def _silent(self, error: KafkaException) -> CommandError:
+        return CommandError(
+            Exit.BROKER,
+            f"no answer from {self._settings.broker} in {self._wait_s:g} s ({error.args[0].str()}): "
+            "is the address right, and may we connect (--broker, --security-protocol)?",
+        )
+
+
+def newest_clock_ms(reader: Reader) -> int | None:
+    """Return the newest value of the topic `clock`: the decision time of what is done now. None: no worker writes it."""
+    return max((Clock.decode(read.value).now_ms for read in reader.all("clock", last=1)), default=None)

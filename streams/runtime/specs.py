@@ -1,0 +1,218 @@
+"""What does a host have to know of each small stage: its topics, how their bytes become records, where outputs go?"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from config.settings import Settings
+from schemas.baseline import Baseline
+from schemas.closed import Closed
+from schemas.cloudevents import CloudEvent, from_kafka, incident_event, to_kafka
+from schemas.dead_letter import DeadLetter
+from schemas.deployment import Deployment
+from schemas.fields import MalformedRecordError, Record
+from schemas.finding import Finding
+from schemas.incident import Incident
+from schemas.incident_action import IncidentAction
+from schemas.notification import Notification
+from schemas.receipt import Receipt
+from schemas.through import Through
+from schemas.window_stats import WindowStats
+from streams.runtime import topics
+from streams.runtime.stage_spec import Handed, Headers, Routed, Rows, StageSpec
+from streams.runtime.topics import partition_of
+from streams.stages.detect import Detect
+from streams.stages.escalate import Escalate
+from streams.stages.notify import Attempt, Notify
+from streams.stages.triage import Triage
+
+Dead = Callable[[str, int, int, bytes | None, bytes | None, MalformedRecordError], Any]
+
+
+def wall_ms() -> int:
+    """Return the wall clock's time: written into records, never used in a decision."""
+    return time.time_ns() // 1_000_000
+
+
+def detect_spec(settings: Settings) -> StageSpec[Any, Any]:
+    """Turn window statistics into findings."""
+    n, budget = settings.kafka.output_partitions, settings.budget()
+
+    def make_stage(rows: Rows, partition: int) -> Detect:
+        return Detect(
+            rows=rows,
+            partition=partition,
+            partition_of=lambda model: partition_of(model, n),
+            tenant=settings.tenant,
+            environment=settings.environment,
+            models=settings.models,
+            budget=budget,
+        )
+
+    return StageSpec(
+        name="detect",
+        inputs=(topics.WINDOW_STATS, topics.BASELINES, topics.DEPLOYMENTS),
+        make_stage=make_stage,
+        decode=decode,
+        advance_by="records",
+        told_at_ms=_untold,
+        route=lambda output: route(output, n),
+        dead=_dead("detect"),
+    )
+
+
+def triage_spec(settings: Settings) -> StageSpec[Any, Any]:
+    """Turn findings and acts into incidents."""
+    n = settings.kafka.output_partitions
+    with_sla = frozenset(name for name, model in settings.models.items() if model.sla_accuracy is not None)
+    rules = settings.response.triage_settings(with_sla)
+
+    def routed(output: Incident | DeadLetter) -> Routed | Handed | Sequence[Routed]:
+        return _incident(output, settings) if isinstance(output, Incident) else route(output, n)
+
+    return StageSpec(
+        name="triage",
+        inputs=(topics.FINDINGS, topics.ACTIONS, topics.DEPLOYMENTS),
+        make_stage=lambda rows, _: Triage(rows=rows, settings=rules),
+        decode=decode,
+        advance_by="records",
+        told_at_ms=_untold,
+        route=routed,
+        dead=_dead("triage"),
+    )
+
+
+def escalate_spec(settings: Settings) -> StageSpec[Any, Any]:
+    """Turn incidents into notifications."""
+    rules = settings.response.escalate_settings()
+    return StageSpec(
+        name="escalate",
+        inputs=(topics.INCIDENTS, topics.RECEIPTS),
+        make_stage=lambda rows, _: Escalate(rows=rows, settings=rules),
+        decode=decode,
+        advance_by="clock",
+        told_at_ms=_decided_at_ms,
+        route=lambda output: route(output, settings.kafka.output_partitions),
+        dead=_dead("escalate"),
+    )
+
+
+def notify_spec(settings: Settings, submit: Callable[[Attempt], None]) -> StageSpec[Any, Any]:
+    """Turn notifications into attempts, which `submit` takes without waiting, and into receipts."""
+    n = settings.kafka.output_partitions
+
+    def routed(output: Any) -> Routed | Handed | Sequence[Routed]:  # noqa: ANN401 -- NotifyOut
+        return Handed(lambda: submit(output)) if isinstance(output, Attempt) else route(output, n)
+
+    return StageSpec(
+        name="notify",
+        inputs=(topics.NOTIFICATIONS, topics.INCIDENTS, topics.RECEIPTS),
+        make_stage=lambda rows, _: Notify(rows=rows, settings=settings.response.notify),
+        decode=decode,
+        advance_by="clock",
+        told_at_ms=_decided_at_ms,
+        route=routed,
+        dead=_dead("notify"),
+    )
+
+
+# ---- bytes to records
+
+
+class _Tag(msgspec.Struct):
+    record: str = ""
+
+
+def _tag(value: bytes) -> str:
+    """Read which record it is, of a topic that holds two kinds; what is no JSON has none."""
+    try:
+        return msgspec.json.decode(value.partition(b"\n")[0], type=_Tag).record
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+_KINDS: Mapping[str, type[Record]] = {
+    topics.DEPLOYMENTS: Deployment,
+    topics.ACTIONS: IncidentAction,
+    topics.NOTIFICATIONS: Notification,
+    topics.RECEIPTS: Receipt,
+}
+
+
+def decode(topic: str, _key: bytes | None, value: bytes | None, headers: Headers) -> Any:  # noqa: ANN401 -- its stage's input
+    """Turn the bytes of any topic past the join into a record; None for a tombstone.
+
+    >>> decode("findings", None, b'{"record":"through","partition":2,"through_ms":7}', ()).through_ms
+    7
+    >>> decode("baselines", b"m/1/0", None, ()) is None
+    True
+    """
+    match topic:
+        case topics.WINDOW_STATS:
+            return (Closed if _tag(value or b"") == "closed" else WindowStats).decode(value)
+        case topics.FINDINGS:
+            return (Through if _tag(value or b"") == "through" else Finding).decode(value)
+        case topics.BASELINES:
+            return None if value is None else Baseline.decode(value)
+        case topics.INCIDENTS:
+            event = from_kafka(headers, value)
+            return Incident.decode(event.data if isinstance(event, CloudEvent) else event)
+        case _:
+            return _KINDS[topic].decode(value)
+
+
+def _untold(_: object) -> None:
+    """Tell no time: the stage's own inputs do."""
+
+
+def _decided_at_ms(record: Incident | Notification | Receipt) -> int:
+    return record.decided_at_ms
+
+
+def _dead(stage: str) -> Dead:
+    def dead(
+        topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, error: MalformedRecordError
+    ) -> DeadLetter:
+        return DeadLetter.of(error, topic=topic, partition=partition, offset=offset, key=key, value=value, stage=stage)
+
+    return dead
+
+
+# ---- records to bytes
+
+
+def route(record: Any, n: int) -> Routed:  # noqa: ANN401 -- each record past the join but incidents
+    """Say where an output goes, stamped with the wall time of its writing."""
+    if hasattr(record, "recorded_at_ms"):
+        record = replace(record, recorded_at_ms=wall_ms())
+    match record:
+        case IncidentAction():
+            topic, key = topics.ACTIONS, record.incident_id
+        case Notification():
+            topic, key = topics.NOTIFICATIONS, record.incident_id
+        case Receipt():
+            topic, key = topics.RECEIPTS, record.notification_id
+        case _:
+            return topics.route(record, n)
+    return Routed(topic=topic, key=key.encode(), value=record.encode(), partition=partition_of(record.model, n))
+
+
+def _incident(incident: Incident, settings: Settings) -> list[Routed]:
+    """Route an incident's record into the log and, the same bytes, over its last."""
+    now_ms = wall_ms()
+    event = incident_event(
+        replace(incident, recorded_at_ms=now_ms),
+        deployment=f"{settings.tenant}:{settings.environment}",
+        type_prefix=settings.event_type_prefix,
+        recorded_at_ms=now_ms,
+    )
+    headers, value = to_kafka(event)
+    partition = partition_of(incident.model, settings.kafka.output_partitions)
+    key = incident.incident_id.encode()
+    return [
+        Routed(topic=topic, key=key, value=value, headers=headers, partition=partition)
+        for topic in (topics.INCIDENTS, topics.INCIDENTS_LATEST)
+    ]

@@ -1,0 +1,145 @@
+"""How do settings become stages, and stages a worker?
+
+The only place that knows settings, stages and hosts at once. Each small stage has an app and a consumer group of its
+own, named after it: so its state stays the same whichever stages share a process.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from config.settings import Settings
+from detectors.table import NEEDS
+from schemas.receipt import Receipt
+from streams.runtime import specs
+from streams.runtime.channels.table import open_channels
+from streams.runtime.faust_host import FaustHost, HostSettings
+from streams.runtime.sender import Sender
+from streams.runtime.stage_spec import StageSpec
+from streams.stages.join import JoinSettings
+from streams.stages.notify import Attempt
+
+SMALL_STAGES = ("detect", "triage", "escalate", "notify")
+STAGES = ("join", *SMALL_STAGES)
+
+
+def join_settings(settings: Settings) -> JoinSettings:
+    """Return what the join is told."""
+    join = settings.join
+    return JoinSettings(
+        tick_ms=join.tick_ms,
+        allowed_disorder_ms=join.allowed_disorder_ms,
+        idle_after_ms=join.idle_after_ms,
+        default_label_wait_ms=join.label_wait_ms,
+        orphan_wait_ms=join.orphan_wait_ms,
+        correction_wait_ms=join.correction_wait_ms,
+        future_skew_ms=join.future_skew_ms,
+        max_lanes_per_model=settings.detect.max_lanes_per_model,
+        block_rows=join.block_rows,
+        orphans_bound_rows=join.orphans_bound_rows,
+        needs=NEEDS,
+    )
+
+
+def host_settings(settings: Settings, stage: str, *, writes_clock: bool) -> HostSettings:
+    """Return what the host of one small stage is told."""
+    kafka, worker = settings.kafka, settings.worker
+    return HostSettings(
+        app_id=f"tocsin-{stage}",
+        broker=kafka.broker,
+        security=kafka.security.client(),
+        topic_prefix=kafka.topic_prefix,
+        partitions=kafka.output_partitions,
+        instance_id=f"{worker.instance}-{stage}" if worker.instance else None,
+        session_timeout_ms=worker.session_timeout_ms,
+        heartbeat_ms=worker.heartbeat_ms,
+        writes_clock=writes_clock,
+        clock_every_ms=worker.clock_every_ms,
+        clock_wait_ms=worker.clock_wait_ms,
+        restore_wait_ms=worker.restore_wait_ms,
+        stall_wait_ms=worker.stall_wait_ms,
+        delivery_wait_ms=kafka.delivery_wait_ms,
+        read_back_wait_ms=worker.read_back_wait_ms,
+        group_limit=worker.group_limit,
+    )
+
+
+def table_changelogs(settings: Settings) -> list[str]:
+    """Return the full names of the topics that hold the small stages' state."""
+    return [host_settings(settings, stage, writes_clock=True).changelog(stage) for stage in SMALL_STAGES]
+
+
+class SmallStages:
+    """Some of detect, triage, escalate and notify in this process; made inside the loop that runs them.
+
+    Parameters
+    ----------
+    stages
+        Names out of `SMALL_STAGES`.
+    environ
+        The process's environment: the channels' secrets stand in it.
+    writes_clock
+        Whether these workers write the wall clock; off where a replayer does.
+    """
+
+    def __init__(
+        self, settings: Settings, stages: Sequence[str], environ: Mapping[str, str], *, writes_clock: bool
+    ) -> None:
+        self.sender: Sender | None = None
+        self.hosts: dict[str, FaustHost] = {}
+        self._partitions = settings.kafka.output_partitions
+        self._prefix = settings.kafka.topic_prefix
+        makers: Mapping[str, Callable[[Settings], StageSpec[Any, Any]]] = {
+            "detect": specs.detect_spec,
+            "triage": specs.triage_spec,
+            "escalate": specs.escalate_spec,
+        }
+        for stage in stages:
+            if stage == "notify":
+                self.sender = Sender(
+                    channels=open_channels(settings.response.channels, environ),
+                    settings=settings.response.sender,
+                    deliver=self._deliver,
+                )
+                spec = specs.notify_spec(settings, self._submit)
+            else:
+                spec = makers[stage](settings)
+            self.hosts[stage] = FaustHost(host_settings(settings, stage, writes_clock=writes_clock), [spec])
+
+    def _submit(self, attempt: Attempt) -> None:
+        assert self.sender is not None
+        self.sender.submit(attempt)
+
+    async def _deliver(self, receipt: Receipt) -> None:
+        """Write a receipt; it comes back to notify, which decides by it what is next."""
+        routed = specs.route(receipt, self._partitions)
+        await self.hosts["notify"].app.producer.send_and_wait(
+            self._prefix + routed.topic, routed.key, routed.value, routed.partition, None, list(routed.headers)
+        )
+
+    async def start(self) -> None:
+        """Start every host."""
+        await asyncio.gather(*(host.start() for host in self.hosts.values()))
+
+    async def stop(self) -> None:
+        """Finish what is in hand, commit, leave."""
+        if self.sender is not None:
+            await self.sender.close()
+        await asyncio.gather(*(host.stop() for host in self.hosts.values()))
+
+    def taken_ms(self, stage: str) -> dict[int, int]:
+        """Return for each owned partition of a stage the newest clock value whose consequences are durable."""
+        return self.hosts[stage].taken_ms(stage)
+
+
+async def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Run small stages until SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    small = SmallStages(settings, stages, environ, writes_clock=True)
+    await small.start()
+    await stopping.wait()
+    await small.stop()
