@@ -188,16 +188,7 @@ def route(record: Any, n: int) -> Routed:  # noqa: ANN401 -- each record past th
     """Say where an output goes, stamped with the wall time of its writing."""
     if hasattr(record, "recorded_at_ms"):
         record = replace(record, recorded_at_ms=wall_ms())
-    match record:
-        case IncidentAction():
-            topic, key = topics.ACTIONS, record.incident_id
-        case Notification():
-            topic, key = topics.NOTIFICATIONS, record.incident_id
-        case Receipt():
-            topic, key = topics.RECEIPTS, record.notification_id
-        case _:
-            return topics.route(record, n)
-    return Routed(topic=topic, key=key.encode(), value=record.encode(), partition=partition_of(record.model, n))
+    return topics.route(record, n)
 
 
 def _incident(incident: Incident, settings: Settings) -> list[Routed]:

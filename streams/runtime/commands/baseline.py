@@ -162,7 +162,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _instant(text: str) -> int:
     try:
-        return instant(text)
+        return int(instant(text))
     except ValueError as error:
         raise CommandError(Exit.USAGE, f"--valid-from {text}: {error}, for instance 2026-01-01T00:00:00Z") from None
 
