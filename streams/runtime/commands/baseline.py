@@ -14,6 +14,7 @@ shadow, where it is counted and rings for nobody. You are told both.
 import argparse
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from config.settings import Settings
@@ -152,7 +153,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
         except HistoryError as error:
             raise CommandError(Exit.DATA, str(error)) from None
     if not arguments.dry_run:
-        send_all(settings.kafka, _records(baseline, earlier, now_ms, settings.kafka.output_partitions))
+        send_all(settings.kafka, records_of(baseline, earlier, now_ms, settings.kafka.output_partitions))
     if arguments.json:
         say_json(_summary(baseline))
     else:
@@ -188,12 +189,12 @@ def _gathered(arguments: argparse.Namespace, model: Model) -> Gathered:
     return found
 
 
-def _records(baseline: Baseline, earlier: list[Baseline], now_ms: int, partitions: int) -> Iterator[Routed]:
+def records_of(baseline: Baseline, earlier: list[Baseline], now_ms: int, partitions: int) -> Iterator[Routed]:
     """Give the parts of a baseline, and tombstones of those that nobody can need any more."""
     for part in baseline.split():
         yield topics.route(part, partitions)
-    for old, next_one in zip(earlier, [*earlier[1:], baseline], strict=True):
-        if next_one.valid_from_ms + FORGET_MS < now_ms:
+    for old, next_one in pairwise([*earlier, baseline]):
+        if max(next_one.valid_from_ms, next_one.decided_at_ms) + FORGET_MS < now_ms:
             for number in range(old.parts):
                 key = f"{old.model}/{old.version}/{number}".encode()
                 partition = topics.partition_of(old.model, partitions)

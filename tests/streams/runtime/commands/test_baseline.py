@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from schemas.baseline import Baseline
+from streams.runtime.commands.baseline import records_of
 from streams.runtime.terminal import Exit
 
 Tocsin = Callable[..., tuple[int, str, str]]
+GOLDEN = Path(__file__).parents[3] / "golden" / "wire" / "baseline" / "1.bin"
 BEGINS_MS = 1_764_064_800_000
 
 
@@ -84,3 +88,14 @@ def test_a_history_that_is_too_short_is_no_reference(tocsin: Tocsin, files: tupl
     status, _, err = tocsin("baseline", "build", str(short), "--model", "fraud", "--config", str(settings), "--dry-run")
     assert status == Exit.DATA
     assert "at least 500 outputs" in err
+
+
+def test_a_version_gets_its_tombstones_a_week_after_the_next_one_took_its_place() -> None:
+    day_ms = 86_400_000
+    first = Baseline.decode(GOLDEN.read_bytes())
+    first = replace(first, version=1, parts=2, part=0, valid_from_ms=0, decided_at_ms=0)
+    second = replace(first, version=2, valid_from_ms=3 * day_ms)
+    third = replace(first, version=3, valid_from_ms=9 * day_ms, decided_at_ms=9 * day_ms)
+    for now_ms, gone in ((10 * day_ms, []), (10 * day_ms + 1, [b"a model/1/0", b"a model/1/1"])):
+        records = records_of(third, [first, second], now_ms, 4)
+        assert [record.key for record in records if record.value is None] == gone
