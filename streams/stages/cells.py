@@ -18,6 +18,8 @@ from streams.stages.distinct import numbered
 
 CELLS = 65_536
 """Cells of one partition at most, at one time."""
+NAME_CHARACTERS = 512
+"""A longer version or segment value is `(other)`."""
 CELLS_PER_MODEL = 16_384
 """Cells of one model at most: past it, rows whose version and segment values are new count in `(other)`."""
 
@@ -128,8 +130,10 @@ class CellBook:
     def number(self, model: str, version: str, values: Mapping[str, str | None]) -> int:
         """Return the number of a cell, made if it is new; past the bounds it is the model's, or every model's, `(other)`."""
         declared = self._models[model].segments if model in self._models else ()
+        version = version if len(version) <= NAME_CHARACTERS else OTHER
+        said = {name: value for name, value in values.items() if value and len(value) <= NAME_CHARACTERS}
         wait = self.wait_of(model)
-        cell = Cell(model, version, tuple(values.get(name) or OTHER for name in declared), wait)
+        cell = Cell(model, version, tuple(said.get(name, OTHER) for name in declared), wait)
         if cell in self._numbers:
             return self._numbers[cell]
         full = len(self._numbers) >= self._bound - 1 - len(self._models)  # room for the `(other)` of each listed model

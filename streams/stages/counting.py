@@ -247,12 +247,13 @@ class Counting:
         self._ages = any(one.of == "ages" for one in self._needs)
         self._partition = partition
         self._partitions = partitions
-        self._baselines: dict[str, dict[int, Baseline]] = {}
+        self._binnings: dict[str, dict[int, tuple[int, Binning]]] = {}
         self._plans: dict[tuple[str, int], _Plan] = {}
         self._open: dict[int, dict[str, _Counts]] = {}
         self._offsets: dict[int, dict[str, tuple[int, int]]] = {}
         self._at_risk: dict[str, _AtRisk] = {}
         self._touched: set[int] = set()
+        self._warm: set[int] = set()
         self._open_runs: dict[int, Run] = {}
         self._closed: list[ClosedTick] = []
         self._closed_runs: dict[int, Run] = {}
@@ -267,14 +268,15 @@ class Counting:
         if baseline.binning.tick_ms != self._tick_ms:
             expected, got = f"a tick of {self._tick_ms} ms", f"{baseline.binning.tick_ms} ms"
             raise MalformedRecordError("baseline", "binning.tick_ms", expected, got)
-        self._baselines.setdefault(baseline.model, {})[baseline.version] = baseline
+        of_model = self._binnings.setdefault(baseline.model, {})
+        of_model[baseline.version] = (baseline.valid_from_ms, baseline.binning)
 
     def _plan(self, model: str, tick: int) -> _Plan:
-        known = self._baselines.get(model, {})
-        version = max((one.version for one in known.values() if one.valid_from_ms <= tick), default=0)
+        known = self._binnings.get(model, {})
+        version = max((version for version, (from_ms, _) in known.items() if from_ms <= tick), default=0)
         plan = self._plans.get((model, version))
         if plan is None:
-            plan = self._new_plan(model, version, known[version].binning if version else self._binning_zero(model))
+            plan = self._new_plan(model, version, known[version][1] if version else self._binning_zero(model))
         return plan
 
     def _binning_zero(self, model: str) -> Binning:
@@ -508,10 +510,10 @@ class Counting:
         """Write the open ticks that changed, and the closed ones that are new."""
         for tick in [tick for tick in self._open_runs if tick not in self._open and tick not in self._offsets]:
             writer.retire(self._open_runs.pop(tick))
-        for tick, of_tick in self._open.items():
-            if tick not in self._touched:
-                for counts in of_tick.values():
-                    counts.rest()
+        for tick in self._warm - self._touched:
+            for counts in self._open.get(tick, {}).values():
+                counts.rest()
+        self._warm = set(self._touched)
         for tick in sorted(self._touched):
             if tick in self._open_runs:
                 writer.retire(self._open_runs[tick])

@@ -189,6 +189,27 @@ def test_slots_are_used_again_and_old_rows_are_not_found() -> None:
     assert len(known.state) <= 4 * 8
 
 
+def test_rows_of_all_past_times_share_a_segment() -> None:
+    known = _known(64)
+    made = np.arange(0, 1_000_000, 20_000)
+    n = len(made)
+    zero = np.zeros(n)
+    rows = KnownRows(
+        np.arange(n).astype(np.uint64),
+        made + 100,
+        made,
+        np.full(n, 1_000_000),
+        zero.astype(np.uint16),
+        zero.astype(np.uint16),
+        zero.astype(np.uint32),
+        zero.astype(np.float32),
+        np.ones(n, np.float32),
+    )
+    places = known.add(rows, np.arange(n))
+    assert len(set((places // 64).tolist())) == 1
+    assert _columns(known.rows_at(places)) == _columns(rows)
+
+
 # -- logs and blocks
 
 
@@ -227,6 +248,7 @@ def test_past_the_bound_new_values_count_in_other_and_every_row_has_a_cell() -> 
     assert book.cell(cells[2]).version == "2"
     assert {cells[3], cells[4], cells[5]} == {cells[3]}
     assert (book.cell(cells[3]).version, book.cell(cells[3]).values) == (OTHER, (OTHER, OTHER))
+    assert book.cell(book.number("m", "1" * 600, {})).version == OTHER
     strangers = [book.number(f"x{at}", "", {}) for at in range(20)]
     assert max(strangers) < 8
     assert book.cell(strangers[-1]).model == OTHER
