@@ -114,7 +114,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     cause
         What moved the watermark past `closed_through_ms`.
     numbers
-        Where the serial numbers of segments, marks and orphans go on.
+        Where the serial numbers of segments, marks and orphans go on, and before which place orphans have expired.
     """
 
     schema: int = 1

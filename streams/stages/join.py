@@ -291,8 +291,9 @@ class Join:
             known, places = self._known.places_named(marks["segment"].astype(np.int64), marks["row"].astype(np.int64))
             self._known.label(places, numbers[known], distinct_places=False)
         self._known.expire(self.watermark_ms)
-        waits_from = self._watermarks[OUTPUTS].ms - self.settings.orphan_wait_ms
-        self._orphans.restore(of("orphans"), of("taken"), expired_before_ms=waits_from)
+        self._orphans.restore(
+            of("orphans"), of("taken"), expired_before_ms=manifest.numbers["orphans_expired_before_ms"]
+        )
         self._counting.restore(of("open-ticks"), of("closed-ticks"))
         self._counts.update(manifest.counters)
         self._counting.closed_labelled = self._counts["closed_labelled"]
@@ -777,6 +778,7 @@ class Join:
                 "segment": self._known.next_number,
                 "marks": self._marks.start,
                 "orphans": self._orphans.numbers[0],
+                "orphans_expired_before_ms": self._watermarks[OUTPUTS].ms - self.settings.orphan_wait_ms,
             },
         )
         self._manifest_through_ms = self._closed_through_ms

@@ -422,6 +422,7 @@ class KnownOutputs:
         if segment.settled is not None:
             writer.retire(segment.settled)
         if segment.sealed:
+            segment.rows, segment.confidence = np.empty(0, ROW), None  # lets go of the store's buffer
             self._store.drop(str(segment.number))
         else:
             self._open = {bucket: one for bucket, one in self._open.items() if one is not segment}

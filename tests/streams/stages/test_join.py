@@ -455,3 +455,18 @@ def test_what_a_cell_means_survives_many_checkpoints_and_a_crash() -> None:
     driver.read(LABELS, n)
     driver.check()
     assert {(one.delay_ms, one.wrong) for one in driver.outcomes} == {(2, False)}
+
+
+def test_shorter_waits_after_a_restart_count_what_they_end() -> None:
+    labels = [LabelRow(offset=0, broker_ms=300, id_hash=8, labelled_at_ms=20, model="fraud")]
+    outputs = [OutputRow(offset=at, broker_ms=300, id_hash=at, made_at_ms=55 + at, model="fraud") for at in range(2)]
+    driver = _driver((outputs, labels))
+    driver.read(LABELS, 1)
+    driver.read(OUTPUTS, 1)
+    driver.checkpoint()
+    driver.settings = replace(SETTINGS, orphan_wait_ms=10)
+    driver.crash()
+    assert driver.join.conservation_error() == 0
+    driver.read(OUTPUTS, 1)
+    assert driver.join.conservation_error() == 0
+    assert driver.join.counters["orphan_expired"] == 1
