@@ -29,6 +29,8 @@ class Watch:
         `bool[lanes]`: lanes that may ring.
     spend, recovery_spend
         `float64[lanes]`: per tick, of the alarm and of the recovery test.
+    weights, groups, recovery_weights
+        Those of `fitted`, asked for once.
     """
 
     detector: Detector
@@ -37,6 +39,9 @@ class Watch:
     armed: Flags
     spend: Floats
     recovery_spend: Floats
+    weights: Floats
+    groups: Floats
+    recovery_weights: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,6 +121,9 @@ def watch(detector: Detector, fitted: Fitted, lanes: tuple[str, ...], armed: Fla
         armed=armed & fitted.watched,
         spend=alarm,
         recovery_spend=recovery,
+        weights=fitted.weights,
+        groups=fitted.groups,
+        recovery_weights=fitted.recovery_weights,
     )
 
 
@@ -178,7 +186,7 @@ def advance(
     if extra:
         spend = spend + base * (extra / base.sum())
     held = state.open | disturbed
-    taken = step(state.mass, spend, fitted.weights, evidence, groups=fitted.groups, held=held)
+    taken = step(state.mass, spend, one.weights, evidence, groups=one.groups, held=held)
     leading = np.where(state.open, state.leading, taken.leading)
 
     tally = np.zeros((lanes, 3)) if says_nothing else fitted.tally(tick, leading)
@@ -200,7 +208,7 @@ def advance(
         back = step(
             recovery_mass,
             one.recovery_spend,
-            fitted.recovery_weights,
+            one.recovery_weights,
             np.where(testing[:, None], recovery, 0.0),
             held=~testing,
         )
