@@ -403,12 +403,9 @@ class KnownOutputs:
     def forget(
         self, *, due_before_ms: int, writer: BlockWriter, hold: Callable[[npt.NDArray[np.uint16], int], None]
     ) -> None:
-        """Forget every segment whose last deadline is before `due_before_ms`, and can get no earlier row."""
+        """Forget every segment whose last deadline is before `due_before_ms`."""
         for segment in list(self._by_number.values()):
-            last = segment.latest_due_ms
-            if not segment.sealed:
-                last = max(last, segment.base_ms + self._bucket_ms - 1)
-            if last < due_before_ms:
+            if segment.latest_due_ms < due_before_ms:
                 hold(np.ascontiguousarray(segment.rows["cell"][: segment.size]), -1)
                 self._drop(segment, writer)
         if self._retired_rows > len(self._index) // 2:
