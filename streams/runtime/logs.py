@@ -13,7 +13,10 @@ from typing import TextIO
 
 import msgspec
 
-_DECISION = re.compile(r"[a-z_]+(?:\.[a-z_]+)+(?: [a-z_]+=[^ =]*)*")
+_FIELD = r" ([a-z_]+)=(\[[^\]]*\]|[^ \[][^ ]*|)"
+_DECISION = re.compile(rf"([a-z_]+(?:\.[a-z_]+)+)((?:{_FIELD})*?)(?: error=(.*))?", re.DOTALL)
+FOREIGN = ("faust", "aiokafka", "mode", "httpx", "asyncio")
+"""Libraries that tell much: of them only warnings and worse are written."""
 MAX_TEXT = 2_000
 """Characters of one text in a log line."""
 MAX_FRAMES = 20
@@ -44,15 +47,21 @@ def parsed(text: str) -> dict[str, object]:
 
     >>> parsed("incident.opened model=fraud severity=2")
     {'event': 'incident.opened', 'model': 'fraud', 'severity': '2'}
+    >>> parsed("host.took stage=triage partitions=[0, 1]")
+    {'event': 'host.took', 'stage': 'triage', 'partitions': '[0, 1]'}
+    >>> parsed("record.refused offset=7 error=output.score: expected a number, got null")
+    {'event': 'record.refused', 'offset': '7', 'error': 'output.score: expected a number, got null'}
     >>> parsed("Connection closed")
     {'event': 'log', 'text': 'Connection closed'}
     """
-    if _DECISION.fullmatch(text) is None:
+    found = _DECISION.fullmatch(text)
+    if found is None:
         return {"event": "log", "text": text[:MAX_TEXT]}
-    event, *fields = text.split(" ")
-    named = dict(field.split("=", 1) for field in fields)
+    event, fields, error = found[1], found[2], found[5]
+    named: dict[str, object] = dict(re.findall(_FIELD, fields))
     clash = {"at", "level", "from", "event", "error", "frames"}
-    return {"event": event, **{f"{name}_" if name in clash else name: value for name, value in named.items()}}
+    line = {"event": event, **{f"{name}_" if name in clash else name: value for name, value in named.items()}}
+    return line if error is None else {**line, "error": error[:MAX_TEXT]}
 
 
 def begin(level: int = logging.INFO, stream: TextIO | None = None) -> None:
@@ -60,4 +69,6 @@ def begin(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in FOREIGN:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)  # noqa: FBT003 -- the library's own signature
