@@ -268,6 +268,21 @@ def test_d29_an_acknowledgement_in_time_that_comes_late_retracts_the_breach(half
     assert [breach.retracted for breach in half.incident.breaches] == [True]
 
 
+def test_d29_an_acknowledgement_on_the_deadline_retracts_nothing(half: "Half") -> None:
+    half.fire("pii_leak")
+    half.run(half.start_ms + 17 * MINUTE)
+    records = half.do("ack", occurred_at_ms=half.start_ms + 15 * MINUTE)
+    assert [record.reason for record in records] == [Reason.ACKNOWLEDGED]
+
+
+def test_d24_a_breach_is_stamped_once(half: "Half") -> None:
+    half.fire("pii_leak")
+    half.run(half.start_ms + 16 * MINUTE)
+    half.do("lower", to=Severity.HIGH, reason="few are affected")
+    half.do("raise", to=Severity.CRITICAL, reason="many are")
+    assert len([breach for breach in breaches(half) if breach[0] == "response"]) == 1
+
+
 def test_d30_an_outage_pages_the_executives_too(half: "Half") -> None:
     half.fire("model_outage")
     told = {message.target for message in half.sent(mode="page")}

@@ -144,6 +144,19 @@ def test_f1_a_clear_in_the_hold_down_cancels_it() -> None:
     assert stage.counts["cleared_in_hold_down"] == 1
 
 
+def test_a_revision_in_the_hold_down_does_not_begin_it_anew() -> None:
+    stage = triage()
+    first = finding()
+    stage.receive([first, replace(first, revision=1, decided_at_ms=T0 + MINUTE)])
+    assert last(stage.receive([through(2)])).opened_at_ms == T0 + 2 * MINUTE
+
+
+def test_time_never_goes_back() -> None:
+    stage = triage()
+    stage.receive([through(9), through(3)])
+    assert stage.through_ms == T0 + 9 * MINUTE
+
+
 def test_f7_hold_downs_survive_a_restart() -> None:
     rows: dict[str, bytes] = {}
     triage(rows).receive([finding(), through(1)])
@@ -264,6 +277,7 @@ def test_f4_changing_to_and_fro_is_flapping_and_suspends_the_end() -> None:
     assert "auto_recovered" not in reasons(out)
     out = stage.receive([through(80)])
     assert reasons(out) == ["flapping_ended", "auto_recovered"]
+    assert last(out).resolved_at_ms == T0 + 80 * MINUTE
 
 
 def test_many_findings_are_not_flapping() -> None:
@@ -413,6 +427,16 @@ def test_an_act_leaves_one_record_and_its_repeat_none() -> None:
     assert last(out).seq == incident.seq + 1
     assert last(out).actor == one.actor
     assert last(out).causation_id == one.act_id
+
+
+def test_an_act_is_known_for_longer_than_the_latest_few() -> None:
+    stage = triage()
+    incident = opened(stage)
+    acts = [replace(act("note", incident.incident_id, 6), act_id=f"a{number}") for number in range(60)]
+    assert len(stage.receive(acts)) == 60
+    assert stage.receive(acts) == []
+    lost = act("ack", "00000000-0000-0000-0000-000000000000")
+    assert len(stage.receive([lost, lost])) == 1
 
 
 def test_a_refused_act_leaves_a_record_with_the_state_unchanged() -> None:
