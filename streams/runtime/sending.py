@@ -10,6 +10,8 @@ from streams.runtime.stage_spec import Routed
 from streams.runtime.terminal import CommandError, Exit
 
 ROOM_WAIT_S = 0.1
+LOOK_EVERY = 100
+"""Records after which reports of delivery are looked at."""
 
 
 class Sending:
@@ -19,6 +21,7 @@ class Sending:
         self._settings = settings
         self._producer = kafka.producer(settings, name)
         self._refused: KafkaError | None = None
+        self._sent = 0
         self.acknowledged = 0
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
@@ -41,8 +44,11 @@ class Sending:
                 self._producer.poll(ROOM_WAIT_S)
                 self._check()
                 continue
+            break
+        self._sent += 1
+        if self._sent % LOOK_EVERY == 0:
             self._producer.poll(0)
-            return
+            self._check()
 
     def finish(self) -> int:
         """Wait until everything is acknowledged, and return how much."""

@@ -1,0 +1,146 @@
+"""Rows from a file to the topics: each where it belongs, in its time, by itself or with others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition, murmur2
+from confluent_kafka.admin import AdminClient
+from msgspec import UNSET
+
+from schemas.label import Label
+from schemas.output import Output
+from streams.runtime.commands.produce import Sent, event_ms, in_time, shifted
+from streams.runtime.row_files import Row
+from streams.runtime.terminal import Exit
+
+Tocsin = Callable[..., tuple[int, str, str]]
+BEGINS_MS = 1_764_064_800_000
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("produce") / "rows.ndjson"
+    with path.open("w") as lines:
+        for n in range(ROWS):
+            row = {
+                "prediction_id": f"p{n}",
+                "model": "m",
+                "made_at_ms": BEGINS_MS + n * 1000,
+                "prediction": n % 2,
+                "features": {"age": n} if n % 3 else {"age": None, "kind": "x"},
+                "label": 1,
+                "labelled_at_ms": BEGINS_MS + n * 1000 + 2500,
+            }
+            lines.write(json.dumps(row) + "\n")
+    return path
+
+
+def written(broker: str, topic: str) -> list[tuple[int, bytes, bytes]]:
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": "looker", "enable.partition.eof": True})
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(4)])
+    found, ends = [], 0
+    while ends < 4:
+        message = consumer.poll(5)
+        assert message is not None
+        if message.error() is not None:
+            ends += 1
+        else:
+            found.append((message.partition() or 0, message.key() or b"", message.value() or b""))
+    consumer.close()
+    return found
+
+
+def test_each_row_goes_where_its_id_says_whether_alone_or_with_others(tocsin: Tocsin, broker: str, file: Path) -> None:
+    admin = AdminClient({"bootstrap.servers": broker})
+    for prefix in ("one.", "many."):
+        for topic in ("model-outputs", "labels"):
+            admin.list_topics(prefix + topic, timeout=10)  # which brings it into being
+    status, out, _ = tocsin("produce", str(file), "--json", "--topic-prefix", "one.")
+    assert (status, json.loads(out)["messages"]) == (Exit.DONE, 2 * ROWS)
+    for partition, key, value in written(broker, "one.model-outputs") + written(broker, "one.labels"):
+        assert json.loads(value)["prediction_id"] == key.decode()
+        assert partition == murmur2(key, 4)
+
+    assert tocsin("produce", str(file), "--rows", "7", "--topic-prefix", "many.")[0] == Exit.DONE
+    rows = 0
+    for partition, key, value in written(broker, "many.model-outputs"):
+        message = json.loads(value)
+        ids = message["columns"]["prediction_id"]
+        assert key.decode() == ids[0]
+        assert {murmur2(one.encode(), 4) for one in ids} == {partition}
+        assert {len(column) for column in message["columns"].values()} == {message["rows"]}
+        assert message["rows"] <= 7
+        rows += message["rows"]
+    assert rows == ROWS
+
+
+def test_rows_of_one_message_have_the_same_features_so_that_null_stays_null(broker: str) -> None:
+    shapes = {
+        tuple(name for name in json.loads(value)["columns"] if name.startswith("features."))
+        for _, _, value in written(broker, "many.model-outputs")
+    }
+    assert shapes == {("features.age",), ("features.age", "features.kind")}
+
+
+def rows(*fields: dict[str, object]) -> list[Row]:
+    return [Row(place, one) for place, one in enumerate(fields, start=1)]
+
+
+def output(name: str, made_at_ms: int, **more: object) -> dict[str, object]:
+    return {"prediction_id": name, "model": "m", "made_at_ms": made_at_ms, "prediction": 1, **more}
+
+
+def test_a_label_beside_its_output_waits_for_its_own_time() -> None:
+    #  0   10   20   30
+    #  A---B----C
+    #  a......a |      a's label at 15: after B, before C;  c's at 99: at the end
+    given = rows(
+        output("a", 0, label=1, labelled_at_ms=15, version="2015"),
+        output("b", 10),
+        output("c", 20, label=0, labelled_at_ms=99),
+    )
+    sent = [(type(record).__name__, record.prediction_id) for record in in_time(given, Sent())]
+    assert sent == [("Output", "a"), ("Output", "b"), ("Label", "a"), ("Output", "c"), ("Label", "c")]
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_sent(tocsin: Tocsin, tmp_path: Path) -> None:
+    file = tmp_path / "rows.ndjson"
+    file.write_text(json.dumps(output("a", 1)) + "\n" + json.dumps(output("b", 2, score=7)) + '\n{"label":1}\n')
+    status, out, err = tocsin("produce", str(file))
+    assert status == Exit.DATA
+    assert out == "sent 1 outputs and 0 labels in 1 messages\n"
+    assert "row 2: output.score: expected a number of at most 1.0, got 7" in err
+    assert "row 3: label.prediction_id" in err
+
+
+def test_all_times_are_moved_by_the_same() -> None:
+    given: list[Output | Label] = [
+        Output(prediction_id="a", model="m", made_at_ms=100, prediction=1),
+        Label(prediction_id="a", model="m", labelled_at_ms=160, label=1, made_at_ms=100),
+        Label(prediction_id="b", model="m", labelled_at_ms=170, label=1),
+    ]
+    moved = list(shifted(given, 5_000))
+    assert [event_ms(record) for record in moved] == [5_000, 5_060, 5_070]
+    labels = [record for record in moved if isinstance(record, Label)]
+    assert [label.made_at_ms for label in labels] == [5_000, UNSET]
+
+
+@pytest.mark.parametrize(
+    "more", [("--rate", "0"), ("--rate", "x"), ("--speed", "inf"), ("--rate", "1", "--speed", "1")]
+)
+def test_a_pace_that_cannot_be_meant_is_usage(tocsin: Tocsin, file: Path, more: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tocsin("produce", str(file), *more)
+    assert ended.value.code == Exit.USAGE
+
+
+def test_partition_counts_that_differ_from_the_settings_are_refused_before_anything_is_sent(
+    tocsin: Tocsin, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOCSIN__KAFKA__INPUT_PARTITIONS", "6")
+    status, out, err = tocsin("produce", str(file))
+    assert (status, out) == (Exit.NOT_SO, "")
+    assert "4 partitions, the settings say 6" in err
