@@ -9,6 +9,8 @@ With 10⁸ identities the expected number of colliding pairs is n² / 2⁶⁵ = 
 
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,26 +122,33 @@ def content_hashes(prediction: Halves, score: npt.NDArray[np.float32], made_at_m
     return (mixed >> np.uint64(32)).astype(np.uint32)
 
 
-class Codes(dict[str | None, int]):
-    """Numbers for names in the order of their coming: `codes[name]` gives a new name the next number, None has -1.
+class Codes(dict[Any, int]):
+    """Numbers for names in the order of their coming: `codes[name]` gives a new name the next number.
 
-    >>> codes = Codes()
+    Parameters
+    ----------
+    absent
+        What stands for no name: it has -1.
+
+    Examples
+    --------
+    >>> codes = Codes(absent=(None, ""))
     >>> codes.column(["a", "b", None, "a"]), codes.names()
     (array([ 0,  1, -1,  0], dtype=int32), ('a', 'b'))
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self[None] = -1
+    def __init__(self, absent: tuple[Any, ...] = (None,)) -> None:
+        super().__init__(dict.fromkeys(absent, -1))
+        self._absent = len(absent)
 
-    def __missing__(self, name: str | None) -> int:
-        code = self[name] = len(self) - 1
+    def __missing__(self, name: Any) -> int:  # noqa: ANN401 - whatever can be a key
+        code = self[name] = len(self) - self._absent
         return code
 
-    def column(self, names: Sequence[str | None]) -> npt.NDArray[np.int32]:
+    def column(self, names: Sequence[Any]) -> npt.NDArray[np.int32]:
         """Codes of a column, `int32[n]`."""
         return np.fromiter(map(self.__getitem__, names), np.int32, len(names))
 
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[Any, ...]:
         """Return the names in the order of their numbers."""
-        return tuple(name for name in self if name is not None)
+        return tuple(islice(self, self._absent, None))
