@@ -1,0 +1,586 @@
+"""What detect finds is a property of the log: not of reading order, repeats, restarts, or who else is silent."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.binning import NUMBER, confidence_of
+from detectors.budget import Budget
+from detectors.fitting import fit_baseline
+from detectors.history import FeatureHistory, History, Names, counted
+from detectors.statistics import needed
+from detectors.table import NEEDS
+from schemas.baseline import Baseline
+from schemas.closed import Closed
+from schemas.deployment import Deployment
+from schemas.finding import Finding
+from schemas.ids import finding_id
+from schemas.ledger_entry import LedgerEntry
+from schemas.model import Model
+from schemas.through import Through
+from schemas.window_stats import WindowStats
+from streams.stages.detect import SNAPSHOT_TICKS, Detect, In, Out
+from streams.stages.stage import Overlay
+from streams.stages.state_rows import BLOCK_BYTES, TornStateError
+
+TICK_MS, SOURCES, RATE = 10_000, 4, 60
+MODEL = Model(
+    name="m",
+    kind="classification",
+    threshold=0.5,
+    sla_accuracy=None,
+    segments=("region",),
+    features={"age": "numeric"},
+    required=(),
+    label_wait_ms=3_600_000,
+    criticality="normal",
+    tier="standard",
+)
+BUDGET = Budget(
+    pages_per_week=1,
+    tickets_per_week=20,
+    tick_ms=TICK_MS,
+    tiers={"m": "standard"},
+    max_lanes_per_model=500,
+    max_rollups_per_model=16,
+)
+Rows = dict[str, bytes]
+
+
+def history(seed: int, minutes: int, *, slower: float = 1.0, turned: float = 0.0, stretched: float = 1.0) -> History:
+    """Draw outputs with wrong labels after 1 min and right ones after 3; the second half can be harmed."""
+    rng, n = np.random.default_rng(seed), minutes * RATE
+    made = np.arange(n, dtype=np.int64) * 60_000 // RATE
+    late = np.arange(n) >= n // 2
+    score = rng.beta(1.2, 1.2, n)
+    wrong = ((rng.random(n) < score) != (score >= 0.5)) ^ (late & (rng.random(n) < turned))
+    delay = rng.exponential(np.where(wrong, 60_000, 180_000)) * np.where(late, slower, 1.0)
+    age = rng.uniform(18, 90, n) * np.where(late & (rng.random(n) < 0.2), stretched, 1.0)
+    return History(
+        made_at_ms=made,
+        labelled_at_ms=made + delay.astype(np.int64),
+        wrong=wrong,
+        score=score.astype(np.float32),
+        confidence=confidence_of(score.astype(np.float32)),
+        version=Names(np.zeros(n, np.int32), ("7",)),
+        segments={"region": Names(rng.integers(0, 2, n).astype(np.int32), ("north", "south"))},
+        features={"age": FeatureHistory(np.full(n, NUMBER, np.int8), age, Names(np.full(n, -1, np.int32), ()))},
+    )
+
+
+@cache
+def baseline() -> Baseline:
+    return fit_baseline(history(0, 60), MODEL, budget=BUDGET, version=1, valid_from_ms=0, decided_at_ms=0)
+
+
+def taken(whole: History, rows: np.ndarray) -> History:
+    return History(
+        made_at_ms=whole.made_at_ms[rows],
+        labelled_at_ms=whole.labelled_at_ms[rows],
+        wrong=whole.wrong[rows],
+        score=whole.score[rows],
+        confidence=whole.confidence[rows],
+        version=Names(whole.version.codes[rows], whole.version.values),
+        segments={name: Names(one.codes[rows], one.values) for name, one in whole.segments.items()},
+        features={
+            name: FeatureHistory(one.state[rows], one.numbers[rows], Names(one.names.codes[rows], one.names.values))
+            for name, one in whole.features.items()
+        },
+    )
+
+
+def source(whole: History, number: int, *, version: int = 1, minutes: float = np.inf) -> list[In]:
+    """Return what one source partition writes: statistics of each tick with rows, each followed by its `Closed`."""
+    rows = np.flatnonzero(np.arange(len(whole.made_at_ms)) % SOURCES == number)
+    counts = counted(taken(whole, rows), baseline().binning, needed(NEEDS))
+    records: list[In] = []
+    for start, arrays, empty in counts.each_tick(0):
+        if start >= min(whole.made_at_ms.max() // TICK_MS * TICK_MS, minutes * 60_000):
+            break
+        if not empty:
+            lanes = np.flatnonzero(arrays["outputs"][:, 0] + arrays["labelled_by_delay_hour"].sum(axis=(1, 2)))
+            lanes = np.union1d(lanes, [0])
+            records.append(
+                WindowStats(
+                    model="m",
+                    tick_start_ms=start,
+                    tick_end_ms=start + TICK_MS,
+                    source_partition=number,
+                    source_partitions=SOURCES,
+                    part=0,
+                    parts=1,
+                    baseline_version=version,
+                    offsets={},
+                    lanes=tuple(baseline().lanes[lane] for lane in lanes),
+                    arrays={name: array[lanes] for name, array in arrays.items()},
+                )
+            )
+        records.append(closed(number, start + TICK_MS))
+    return records
+
+
+def closed(number: int, through_ms: int) -> Closed:
+    return Closed(source_partition=number, source_partitions=SOURCES, through_ms=through_ms, cause="records")
+
+
+def sources(whole: History) -> list[list[In]]:
+    return [source(whole, number) for number in range(SOURCES)]
+
+
+@cache
+def harmed() -> tuple[tuple[In, ...], ...]:
+    """Thirty minutes: inputs stretched and answers turned around in the second half."""
+    return tuple(tuple(one) for one in sources(history(5, 30, turned=0.5, stretched=12.0)))
+
+
+def stage(
+    rows: Rows | Overlay[bytes] | None = None, *, models: Sequence[Model] = (MODEL,), partition: int = 0
+) -> Detect:
+    return Detect(
+        rows={} if rows is None else rows,
+        partition=partition,
+        partition_of=lambda name: 1 if name == "elsewhere" else 0,
+        tenant="acme",
+        environment="prod",
+        models={one.name: one for one in models},
+        budget=BUDGET,
+    )
+
+
+def in_turn(parts: Iterable[Iterable[In]]) -> Iterator[In]:
+    """One record of each source partition after the other."""
+    waiting = [iter(part) for part in parts]
+    while waiting:
+        for one in list(waiting):
+            record = next(one, None)
+            if record is None:
+                waiting.remove(one)
+            else:
+                yield record
+
+
+def fed(detect: Detect, records: Iterable[In]) -> list[Out]:
+    return [answer for record in records for answer in detect.receive([record])]
+
+
+def findings(answers: Iterable[Out]) -> list[Finding]:
+    return [one for one in answers if isinstance(one, Finding)]
+
+
+def ledger(answers: Iterable[Out]) -> list[LedgerEntry]:
+    return [one for one in answers if isinstance(one, LedgerEntry)]
+
+
+def marks(answers: Iterable[Out]) -> list[int]:
+    return [one.through_ms for one in answers if isinstance(one, Through)]
+
+
+@cache
+def straight() -> tuple[Out, ...]:
+    detect = stage()
+    return (*fed(detect, baseline().split()), *fed(detect, in_turn(harmed())))
+
+
+def test_harm_is_found_once_and_named_by_its_tick() -> None:
+    found = findings(straight())
+    assert {one.kind for one in found} >= {"feature_corruption", "error_above_baseline"}
+    assert len({one.finding_id for one in found}) == len(found)
+    for one in found:
+        assert one.state == "firing"
+        assert one.decided_at_ms == one.alarm_tick_ms
+        assert one.onset_from_ms < one.onset_to_ms <= one.alarm_tick_ms
+        assert one.alarm_tick_ms > 15 * 60_000
+        assert one.onset_to_ms > 15 * 60_000
+        assert one.baseline_version == 1
+        assert one.finding_id == finding_id(
+            tenant="acme",
+            environment="prod",
+            model="m",
+            version=one.version,
+            segment=one.segment,
+            detector=one.detector,
+            alarm_tick_ms=one.alarm_tick_ms,
+        )
+
+
+def test_no_finding_comes_after_its_mark_and_every_tick_has_one() -> None:
+    through = 0
+    for one in straight():
+        if isinstance(one, Through):
+            assert one.through_ms in {through + TICK_MS, TICK_MS}
+            through = one.through_ms
+        else:
+            assert one.decided_at_ms > through
+
+
+def test_one_source_partition_after_the_other_is_no_different() -> None:
+    detect = stage()
+    assert (
+        tuple(fed(detect, [*baseline().split(), *(one for part in reversed(harmed()) for one in part)])) == straight()
+    )
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_of_source_partitions_does_not_show(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rest = [list(part) for part in harmed()]
+    mixed: list[In] = []
+    while any(rest):
+        waiting = [one for one in rest if one]
+        part, take = waiting[rng.integers(len(waiting))], int(rng.integers(1, 40))
+        mixed += part[:take]
+        del part[:take]
+    detect = stage()
+    assert tuple(fed(detect, [*baseline().split(), *mixed])) == straight()
+
+
+def test_a_repeat_changes_nothing() -> None:
+    detect = stage()
+    answers = fed(detect, [*baseline().split(), *baseline().split()])
+    for record in in_turn(harmed()):
+        answers += detect.receive([record, record])
+        answers += detect.receive([record])
+    assert tuple(answers) == straight()
+    assert detect.counts.repeats > 0
+
+
+def test_batches_of_any_size_give_the_same() -> None:
+    detect, records = stage(), [*baseline().split(), *in_turn(harmed())]
+    answers = [one for at in range(0, len(records), 37) for one in detect.receive(records[at : at + 37])]
+    answers += detect.advance(0)
+    assert tuple(answers) == straight()
+
+
+def crashing(records: Sequence[In], stops: set[int], kept: float) -> tuple[list[Out], Rows]:
+    """Feed as a host does: rows and cursor only when settled; at a stop, only a share of the last rows was written."""
+    rows: Rows = {}
+    overlay = Overlay(rows)
+    detect = stage(overlay)
+    answers: list[Out] = []
+    cursor = at = 0
+    while at < len(records):
+        answers += detect.receive([records[at]])
+        at += 1
+        changes = list(overlay.changes().items())
+        crash = at in stops
+        if detect.settled or crash:
+            written = changes if not crash else changes[: int(len(changes) * kept)] if detect.settled else []
+            for key, row in written:
+                rows.pop(key, None) if row is None else rows.update({key: row})
+            if not crash:
+                overlay.settle()
+                cursor = at
+        if crash:
+            stops.discard(at)
+            overlay = Overlay(rows)
+            detect, at = stage(overlay), cursor
+    return answers, rows
+
+
+def test_a_restart_goes_on_where_it_stopped() -> None:
+    records = [*baseline().split(), *in_turn(harmed())]
+    answers, _ = crashing(records, {401, 1111}, 0.5)
+    assert {one.encode() for one in answers} == {one.encode() for one in straight()}
+
+
+@pytest.mark.slow
+@settings(max_examples=12)
+@given(stops=st.sets(st.integers(1, 1400), max_size=5), kept=st.floats(0, 0.99))
+def test_a_restart_goes_on_bit_for_bit(stops: set[int], kept: float) -> None:
+    records = [*baseline().split(), *in_turn(harmed())]
+    answers, rows = crashing(records, set(stops), kept)
+    unique = {one.encode() for one in answers}
+    assert unique == {one.encode() for one in straight()}
+    assert rows["snapshot"]
+    undisturbed = crashing(records, set(), 0)[1]
+    assert {key: rows[key] for key in undisturbed if key.startswith("fixed")} == {
+        key: row for key, row in undisturbed.items() if key.startswith("fixed")
+    }
+
+
+def test_a_stop_between_any_two_rows_leaves_a_whole_state() -> None:
+    rows: Rows = {}
+    overlay = Overlay(rows)
+    detect = stage(overlay)
+    fed(detect, [*baseline().split()])
+    rows.update({key: row for key, row in overlay.changes().items() if row is not None})
+    overlay.settle()
+    for record in in_turn(harmed()):
+        detect.receive([record])
+        if detect.settled:
+            break
+    changes = list(overlay.changes().items())
+    assert changes[-1][0] == "snapshot"
+    for written in range(len(changes)):
+        partial = {**rows, **{key: row for key, row in changes[:written] if row is not None}}
+        assert stage(partial).through_ms is None
+    assert stage({**rows, **{key: row for key, row in changes if row is not None}}).through_ms == detect.through_ms
+
+
+def test_rows_are_small_and_a_foreign_hand_is_noticed() -> None:
+    rows: Rows = {}
+    fed(stage(rows), [*baseline().split(), *in_turn(harmed())])
+    assert max(len(row) for row in rows.values()) <= BLOCK_BYTES
+    torn = {**rows, next(key for key in rows if key.startswith("state")): b"other"}
+    with pytest.raises(TornStateError):
+        stage({**torn, **dict.fromkeys([key for key in rows if key.startswith("state")], b"other")})
+
+
+def test_it_is_settled_only_right_after_a_snapshot() -> None:
+    detect = stage()
+    assert detect.settled
+    settled = []
+    for record in [*baseline().split(), *in_turn(harmed())]:
+        ticks = len(marks(detect.receive([record])))
+        settled.append((detect.settled, ticks))
+    assert settled[0] == (True, 0)  # a baseline is pinned at once
+    assert sum(done for done, _ in settled[1:]) == len(marks(straight())) // SNAPSHOT_TICKS
+
+
+def test_a_tick_waits_for_every_source_partition() -> None:
+    detect = stage()
+    fed(detect, baseline().split())
+    assert not marks(fed(detect, in_turn(harmed()[:3])))
+    assert marks(fed(detect, harmed()[3])) == marks(straight())
+
+
+def test_a_model_without_rows_falls_silent() -> None:
+    #  0 ---- outputs ---- 5 min ---- nothing but marks ---- 10 min
+    parts = [source(history(6, 10), number, minutes=5) for number in range(SOURCES)]
+    for number, part in enumerate(parts):
+        part += [closed(number, 300_000 + tick * TICK_MS) for tick in range(1, 31)]
+    detect = stage()
+    found = findings(fed(detect, [*baseline().split(), *in_turn(parts)]))
+    outages = [one for one in found if one.detector == "silence"]
+    assert {one.kind for one in outages} == {"model_outage"}
+    assert min(one.alarm_tick_ms for one in outages) < 350_000
+    whole = next(one for one in outages if one.lane == "*")
+    assert whole.onset_from_ms == pytest.approx(300_000, abs=2 * TICK_MS)
+    spoken = parts_of_one_tick(parts)
+    fed(detect, [replace(one, tick_start_ms=600_000, tick_end_ms=610_000) for one in spoken])
+    fed(detect, [replace(one, tick_start_ms=610_000, tick_end_ms=620_000) for one in spoken])
+    again = fed(detect, [closed(number, 620_000) for number in range(SOURCES)])
+    cleared = [one for one in findings(again) if one.state == "cleared"]
+    assert whole.finding_id in {one.finding_id for one in cleared}
+    assert {one.revision for one in cleared} == {1}
+    assert {one.decided_at_ms for one in cleared} <= {610_000, 620_000}
+
+
+def parts_of_one_tick(parts: Sequence[Sequence[In]]) -> list[WindowStats]:
+    return [next(one for one in part if isinstance(one, WindowStats)) for part in parts]
+
+
+def test_errors_are_not_judged_while_labels_are_late() -> None:
+    detect = stage()
+    found = findings(fed(detect, [*baseline().split(), *in_turn(sources(history(7, 60, slower=3.0)))]))
+    assert "label_pipeline" in {one.detector for one in found}
+    assert not {"error_given_score", "raw_error"} & {one.detector for one in found}
+    assert detect.models["m"].disturbed
+
+
+def test_errors_that_rang_first_go_on_being_judged() -> None:
+    # half of the answers turn wrong, and wrong ones are learned sooner: labels come sooner because of the errors
+    detect = stage()
+    fed(detect, [*baseline().split(), *in_turn(harmed())])
+    assert any(name == "error_given_score" for name, _ in detect.models["m"].open_findings)
+    assert not detect.models["m"].disturbed
+
+
+# Our own gaps
+
+
+def test_a_silent_source_partition_is_a_gap_of_our_own() -> None:
+    detect = stage()
+    fed(detect, [closed(number, 100_000) for number in range(SOURCES)])
+    assert not detect.clock(1_000_000, live=True)
+    assert not detect.clock(1_030_000, live=True)
+    fed(detect, [closed(number, 160_000) for number in range(3)])
+    assert not findings(detect.clock(1_059_999, live=True))
+    gap = findings(detect.clock(1_060_000, live=True))
+    assert [(one.model, one.segment, one.kind, one.alarm_tick_ms, one.guarantee) for one in gap] == [
+        ("tocsin", "source_partition=3", "monitoring_gap", 100_000, "none")
+    ]
+    assert not findings(detect.clock(1_061_000, live=True))
+    cleared = findings(fed(detect, [closed(3, 160_000)]))
+    assert [(one.state, one.finding_id, one.revision) for one in cleared] == [("cleared", gap[0].finding_id, 1)]
+
+
+def test_a_gap_needs_the_live_edge_and_is_told_by_one_owner() -> None:
+    behind = stage()
+    fed(behind, [closed(number, 100_000) for number in range(SOURCES)])
+    for now_ms in range(0, 600_000, 30_000):
+        assert not behind.clock(now_ms, live=False)
+    assert not behind.clock(600_000, live=True)
+    other = stage(partition=1)
+    fed(other, [closed(number, 100_000) for number in range(SOURCES)])
+    assert not [one for now_ms in range(0, 600_000, 30_000) for one in other.clock(now_ms, live=True)]
+
+
+def test_a_gap_is_never_decided_before_a_mark() -> None:
+    detect = stage()
+    through = marks(fed(detect, [closed(number, 100_000) for number in range(SOURCES)]))[-1]
+    detect.clock(0, live=True)
+    assert all(one.decided_at_ms > through for one in findings(detect.clock(60_000, live=True)))
+
+
+def test_a_model_that_nobody_configured_gets_one_ticket_until_it_is_configured() -> None:
+    rows: Rows = {}
+    parts = [source(history(8, 5), number) for number in range(SOURCES)]
+    detect = stage(rows, models=())
+    found = findings(fed(detect, in_turn(parts)))
+    assert [(one.model, one.kind, one.ledger, one.state) for one in found] == [
+        ("m", "monitoring_gap", "ticket", "firing")
+    ]
+    assert detect.counts.unknown_model_ticks == 29
+    configured = stage(rows)
+    end = max(one.tick_end_ms for one in parts[0] if isinstance(one, WindowStats))
+    cleared = findings(fed(configured, [closed(number, end + 60_000) for number in range(SOURCES)]))
+    assert [(one.finding_id, one.state) for one in cleared] == [(found[0].finding_id, "cleared")]
+
+
+# Baselines
+
+
+def test_a_tick_waits_for_the_baseline_that_its_statistics_name() -> None:
+    detect = stage()
+    assert not marks(fed(detect, in_turn(harmed())))
+    assert detect.receive(baseline().split()) == []
+    assert tuple(detect.advance(0)) == straight()
+
+
+def test_a_baseline_that_never_comes_is_given_up_in_the_end() -> None:
+    detect = stage()
+    fed(detect, in_turn(harmed()))
+    assert not marks(detect.clock(0, live=True))
+    assert not marks(detect.clock(59_999, live=True))
+    assert not marks(detect.clock(60_000, live=False))
+    detect.clock(70_000, live=True)
+    answers = detect.clock(130_000, live=True)
+    assert marks(answers) == marks(straight())
+    assert not [one for one in findings(answers) if one.model == "m"]
+
+
+def test_a_new_baseline_goes_on_with_open_lanes() -> None:
+    detect = stage()
+    fed(detect, [*baseline().split(), *in_turn(harmed())])
+    before = set(detect.models["m"].open_findings)
+    assert before
+    second = replace(baseline(), version=2, valid_from_ms=30 * 60_000)
+    end = marks(straight())[-1]
+    answers = fed(detect, [*second.split(), *[closed(n, end + 600_000) for n in range(SOURCES)]])
+    assert detect.models["m"].version == 2
+    assert before <= set(detect.models["m"].open_findings)
+    assert not [one for one in findings(answers) if one.state == "cleared"]
+
+
+def test_a_lane_that_a_new_baseline_does_not_know_is_cleared() -> None:
+    detect = stage()
+    fed(detect, [*baseline().split(), *in_turn(harmed())])
+    north = [key for key in detect.models["m"].open_findings if key[1] == "segment:region=north"]
+    assert north
+    kept = [at for at, name in enumerate(baseline().lanes) if "north" not in name]
+    second = replace(
+        baseline(),
+        version=2,
+        valid_from_ms=30 * 60_000,
+        lanes=tuple(baseline().lanes[at] for at in kept),
+        arrays={name: array[kept] for name, array in baseline().arrays.items()},
+    )
+    end = marks(straight())[-1]
+    answers = findings(fed(detect, [*second.split(), *[closed(n, end + 600_000) for n in range(SOURCES)]]))
+    assert {one.lane for one in answers if one.state == "cleared"} == {
+        "segment:region=north",
+        "version:7|segment:region=north",
+    }
+
+
+def test_statistics_under_another_baseline_say_nothing() -> None:
+    detect = stage()
+    other = [source(history(5, 30, stretched=12.0), number, version=0) for number in range(SOURCES)]
+    fed(detect, [*baseline().split(), *in_turn([part[:40] for part in harmed()])])
+    answers = fed(detect, in_turn([part[40:] for part in other]))
+    assert not findings(answers)
+    assert detect.counts.blind_ticks > 100
+
+
+def test_no_more_lanes_ring_than_the_budget_was_divided_by() -> None:
+    detect = Detect(
+        rows={},
+        partition=0,
+        partition_of=lambda _: 0,
+        tenant="",
+        environment="",
+        models={"m": MODEL},
+        budget=replace(BUDGET, max_rollups_per_model=2, max_lanes_per_model=1),
+    )
+    fed(detect, [*baseline().split(), *in_turn([part[:9] for part in harmed()])])
+    armed = detect.models["m"].watches["feature_integrity"].armed
+    assert armed.sum() == 3
+
+
+# What was spent
+
+
+def test_the_ledger_says_what_was_spent_and_how_often_it_rang() -> None:
+    end = marks(straight())[-1]
+    detect = stage()
+    answers = fed(detect, [*baseline().split(), *in_turn(harmed())])
+    answers += fed(detect, [closed(number, 3_600_000) for number in range(SOURCES)])
+    entries = ledger(answers)
+    assert end < 3_600_000
+    assert {one.to_ms for one in entries} == {3_600_000}
+    assert len({(one.detector, one.reason) for one in entries}) == len(entries)
+    rang = [one for one in findings(answers) if one.detector == "error_given_score"]
+    entry = next(one for one in entries if (one.detector, one.reason) == ("error_given_score", "base"))
+    assert entry.alarms == len(rang)
+    share = BUDGET.spend("m", "error_given_score")
+    most = 360 * sum(share.rollup if "|" not in lane else share.fine for lane in baseline().lanes)
+    assert 0.2 * most < entry.spent < most
+    assert any(one.reason == "recovery" for one in entries)
+    assert {one.ledger for one in entries if one.reason == "ticket"} == {"ticket"}
+    assert not [one for one in entries if one.detector == "feature_integrity_rule" and one.spent]
+
+
+def deployment(name: str) -> Deployment:
+    return Deployment(deployment_id=name, model="m", at_ms=0, decided_at_ms=0)
+
+
+def test_a_deployment_is_paid_for_once_in_the_next_tick() -> None:
+    detect, records = stage(), [*baseline().split(), *in_turn(harmed())]
+    fed(detect, records[:60])
+    assert detect.receive([deployment("d1"), deployment("d1")]) == []
+    assert detect.settled
+    answers = fed(detect, [*records[60:90], deployment("d1"), *records[90:120]])
+    lumps = [one for one in ledger(answers) if one.reason == "lump"]
+    assert sum(one.spent for one in lumps) == pytest.approx(0.01)
+    assert {one.to_ms - one.from_ms for one in lumps} == {TICK_MS}
+    assert {one.ledger for one in lumps} == {"page"}
+    assert len({one.from_ms for one in lumps}) == 1
+
+
+def test_deployments_take_no_more_than_the_reserve_of_the_week() -> None:
+    detect, records = stage(), [*baseline().split(), *in_turn(harmed())]
+    fed(detect, records[:60])
+    answers = fed(detect, [*[deployment(f"d{number}") for number in range(50)], *records[60:120]])
+    assert sum(one.spent for one in ledger(answers) if one.reason == "lump") == pytest.approx(0.2)
+
+
+def test_models_of_other_partitions_are_left_alone() -> None:
+    detect = Detect(
+        rows={},
+        partition=0,
+        partition_of=lambda name: int(name == "elsewhere"),
+        tenant="",
+        environment="",
+        models={"m": MODEL, "elsewhere": replace(MODEL, name="elsewhere")},
+        budget=replace(BUDGET, tiers={"m": "standard", "elsewhere": "standard"}),
+    )
+    assert set(detect.models) == {"m"}
+    assert detect.receive([replace(part, model="elsewhere") for part in baseline().split()]) == []
