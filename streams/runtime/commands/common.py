@@ -2,12 +2,12 @@
 
 import argparse
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from config.fault import SettingsError
 from config.load import load
 from config.settings import Settings
+from schemas.fields import MalformedRecordError
 from streams.runtime.terminal import CommandError, Exit
 from streams.stages import policy
 
@@ -37,7 +37,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one line of JSON for each row, for scripts")
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
+def settings_of(arguments: argparse.Namespace, *, opens_channels: bool = False) -> Settings:
     """Read all sources of settings; every fault is named before anything starts."""
     options = {}
     for option, (setting, _, _) in OPTIONS.items():
@@ -45,14 +45,28 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         if given is not None:
             options[setting] = (option, given)
     try:
-        return load(arguments.config, os.environ, options, unworkable)
+        return load(arguments.config, os.environ, options, unopenable if opens_channels else unworkable)
     except SettingsError as error:
         raise CommandError(Exit.SETTINGS, f"{len(error.faults)} fault(s) in the settings\n{error}") from None
 
 
-def unworkable(settings: Settings) -> Iterable[str]:
+def unworkable(settings: Settings) -> list[str]:
     """Name what is well written and cannot be carried out."""
-    return policy.faults(settings.response, CHANNELS)
+    return policy.faults(settings.response, settings.response.channels)
 
 
-CHANNELS = ("log", "file", "webhook")
+def unopenable(settings: Settings) -> list[str]:
+    """Name that, and every channel that cannot be opened here: an unknown one, or one without its secret."""
+    from streams.runtime.channels.table import CHANNELS  # noqa: PLC0415 -- each channel's library comes with it
+
+    faults = unworkable(settings)
+    for name, raw in settings.response.channels.items():
+        if name not in CHANNELS:
+            faults.append(f"channels.{name}: no such channel; there are {', '.join(CHANNELS)}")
+            continue
+        try:
+            CHANNELS[name](raw, os.environ)
+        except MalformedRecordError as error:
+            place = f"channels.{name}.{error.field}".rstrip(".")
+            faults.append(f"{place}: not {error.expected} but {error.got}")
+    return faults

@@ -12,7 +12,7 @@ from pathlib import Path
 from config.fault import Fault, SettingsError
 from config.load import DEFAULT_FILE, RESPONSE_FILE, load
 from config.reader import duration_text
-from streams.runtime.commands.common import add_json, unworkable
+from streams.runtime.commands.common import add_json, unopenable
 from streams.runtime.terminal import Exit, complain, say, say_json
 
 
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(DEFAULT_FILE.read_text(encoding="utf-8") + "\n" + RESPONSE_FILE.read_text(encoding="utf-8"))
         return Exit.DONE
     try:
-        settings = load(arguments.file, os.environ, {}, unworkable)
+        settings = load(arguments.file, os.environ, {}, unopenable)
     except SettingsError as error:
         for fault in error.faults:
             _tell(fault, as_json=arguments.json)

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 
-from schemas.fields import MalformedRecordError
 from streams.runtime import kafka, logs, topics
 from streams.runtime.commands.common import add_settings, settings_of
 from streams.runtime.terminal import CommandError, Exit, complain
@@ -33,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the topics, then run."""
-    settings = settings_of(arguments)
+    settings = settings_of(arguments, opens_channels=True)
     stages = SMALL_STAGES if "all" in arguments.stages else tuple(dict.fromkeys(arguments.stages))
     faults = topics.check(kafka.admin(settings.kafka), settings.kafka, table_changelogs(settings))
     if faults:
@@ -41,10 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CommandError(Exit.NOT_SO, f"the topics are not as they must be, nothing was started\n{said}")
     logs.begin(logging.WARNING if arguments.quiet else logging.INFO)
     log.info("worker.begins stages=%s", ",".join(stages))
-    try:
-        asyncio.run(serve(settings, stages, os.environ))
-    except MalformedRecordError as error:
-        raise CommandError(Exit.SETTINGS, f"a channel cannot be opened: {error}") from None
+    asyncio.run(serve(settings, stages, os.environ))
     log.info("worker.ended reason=told")
     complain("stopped")
     return Exit.DONE

@@ -13,7 +13,7 @@ from streams.runtime.cli import COMMANDS, run
 from streams.runtime.terminal import MEANINGS, Exit
 
 FAULTS = Path(__file__).parents[2] / "config" / "faults"
-HEAVY = {"faust", "scipy", "confluent_kafka", "pyarrow", "httpx", "aiohttp"}
+HEAVY = {"faust", "scipy", "confluent_kafka", "pyarrow", "aiohttp"}
 
 
 def loaded(words: Sequence[str]) -> set[str]:
@@ -89,3 +89,20 @@ def test_a_policy_that_cannot_be_carried_out_is_named_too(tmp_path: Path, capsys
 def test_defaults_and_environment_are_sound(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "check"]) == Exit.DONE
     assert "1 false page(s) a week" in capsys.readouterr().out
+
+
+def test_a_channel_that_cannot_be_opened_is_named_at_its_place_and_its_secret_is_not_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        '[channels.pigeon]\n[channels.webhook.endpoints]\nops = { url = "https://example.org/", secret_from = "OPS", '
+        "allow_private = false }\n"
+    )
+    assert run(["config", "check", str(file)]) == Exit.SETTINGS
+    said = capsys.readouterr().out
+    assert "own.toml:1: channels.pigeon" in said
+    assert "own.toml:3: channels.webhook.endpoints.ops.secret_from" in said
+    monkeypatch.setenv("OPS", "s3cret but no webhook's")
+    assert run(["config", "check", str(file)]) == Exit.SETTINGS
+    assert "s3cret" not in capsys.readouterr().out
