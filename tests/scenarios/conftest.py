@@ -59,6 +59,7 @@ class Half:
         self.restarts = restarts
         self.models_with_sla = models_with_sla
         self.rows: dict[str, dict[str, bytes]] = {"triage": {}, "escalate": {}, "notify": {}}
+        self.known: set[tuple[str, int]] = set()
         self.log: list[Incident] = []
         self.acts: list[IncidentAction] = []
         self.dead: list[DeadLetter] = []
@@ -101,14 +102,16 @@ class Half:
             match output:
                 case Incident():
                     assert Incident.decode(output.encode()) == output
-                    if output not in self.log:
+                    if (output.incident_id, output.seq) not in self.known:
+                        self.known.add((output.incident_id, output.seq))
                         self.log.append(output)
                     self._hand(output)
                 case DeadLetter():
                     self.dead.append(output)
                 case Notification():
                     assert Notification.decode(output.encode()) == output
-                    if all(one.notification_id != output.notification_id for one in self.notifications):
+                    if (output.notification_id, 0) not in self.known:
+                        self.known.add((output.notification_id, 0))
                         self.notifications.append(output)
                     for _ in range(1 + self.repeats):
                         self._take(self.notify.receive([output]))
