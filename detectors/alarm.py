@@ -118,15 +118,18 @@ def step(
     """
     given = spend if held is None else np.where(held, 0.0, spend)
     staked = mass + given[:, None] * weights
-    odds = np.exp(np.clip(evidence, LOWEST, HIGHEST))
+    odds = np.clip(evidence, LOWEST, HIGHEST)
+    np.exp(odds, out=odds)
     after = staked * odds
     reached = after.sum(axis=1)
     together = np.ones((len(weights), 1)) if groups is None else groups
     before = staked @ together
-    idle = before <= 0.0
+    grown = after @ together
+    idle = np.flatnonzero(before[:, 0] <= 0.0)  # a lane has staked on all alternatives or on none
     with np.errstate(divide="ignore", invalid="ignore"):
-        fresh = (odds * weights) @ together / (weights @ together)
-        gain = np.log(np.where(idle, fresh, (after @ together) / before))
+        grown /= before
+        grown[idle] = (odds[idle] * weights) @ together / (weights @ together)
+        gain = np.log(grown, out=grown)
     crossed = np.flatnonzero(reached >= level)
     leading = np.argmax(after, axis=1)
     after[crossed] = 0.0

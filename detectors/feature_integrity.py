@@ -72,10 +72,14 @@ def _at(values: Ints | Floats, which: Ints) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FittedIntegrity:
-    """Fault rates, `float64[lanes, features x faults]`: usual, and allowed."""
+    """Fault rates, `float64[lanes, features x faults]`: usual, and allowed.
+
+    `loss` is what a row without the fault says, `float64[lanes, features x faults, ratios]`.
+    """
 
     usual: Floats
     allowed: Floats
+    loss: Floats
     words: tuple[str, ...]
     watched: Flags
 
@@ -97,12 +101,9 @@ class FittedIntegrity:
     def evidence(self, tick: Tick) -> Floats:
         """Log e-values for each feature, fault and ratio, `float64[lanes, features x 4 x 4]`."""
         rows, faults = _rows_and_faults(tick)
-        evidence = np.zeros((*rows.shape, len(RATIOS)))
-        lane = np.flatnonzero(rows.any(axis=1))
-        odds = self.allowed[lane] / (1 - self.allowed[lane])
-        for number, ratio in enumerate(RATIOS):
-            loss = np.log1p(ratio * odds) - np.log1p(odds)
-            evidence[lane, :, number] = faults[lane] * np.log(ratio) - rows[lane] * loss
+        evidence = rows[:, :, None] * self.loss
+        lane, fault = np.nonzero(faults)
+        evidence[lane, fault] += faults[lane, fault, None] * np.log(RATIOS)
         flat: Floats = evidence.reshape(len(rows), -1)
         return flat
 
@@ -168,12 +169,25 @@ class FeatureIntegrity:
         n = np.maximum(rows, 1)[:, :, None].astype(np.float64)
         rate = (faults / n).reshape(len(slots), -1)
         upper = wilson_upper(faults / n, n).reshape(len(slots), -1)
+        allowed = logistic_shift(np.clip(upper, LEAST_RATE, 0.99), float(np.exp(tolerance)))
         return FittedIntegrity(
             usual=rate,
-            allowed=logistic_shift(np.clip(upper, LEAST_RATE, 0.99), float(np.exp(tolerance))),
+            allowed=allowed,
+            loss=row_loss(allowed),
             words=fault_words(reference.binning),
             watched=(rows.max(axis=1) >= LEAST_ROWS) & reference.listed(),
         )
+
+
+def row_loss(allowed: Floats) -> Floats:
+    """Log factor of a row for each ratio, before what a fault adds: `float64[..., ratios]`, below 0.
+
+    >>> row_loss(np.array([0.001])).round(5)
+    array([[-0.001  , -0.00399, -0.01882, -0.0944 ]])
+    """
+    odds = (allowed / (1 - allowed))[..., None]
+    loss: Floats = np.log1p(odds) - np.log1p(np.array(RATIOS) * odds)
+    return loss
 
 
 def wilson_upper(rate: Floats, n: Floats) -> Floats:

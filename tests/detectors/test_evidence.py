@@ -10,7 +10,7 @@ from detectors.alarm import Floats, Ints
 from detectors.binning import FEATURE_SLOTS, NULL
 from detectors.confidence_drop import FittedConfidence
 from detectors.detector import Fitted, Tick
-from detectors.feature_integrity import FittedIntegrity
+from detectors.feature_integrity import FittedIntegrity, row_loss
 from detectors.label_hazard import Hazards
 from detectors.label_pipeline import FittedPipeline
 from detectors.silence import FittedSilence
@@ -96,9 +96,8 @@ def test_doubt_is_a_fair_bet_at_most(allowed: float, doubt: list[float]) -> None
 
 @given(allowed=st.floats(1e-3, 0.5), share=st.floats(0, 1))
 def test_faults_of_features_are_a_fair_bet_at_most(allowed: float, share: float) -> None:
-    fitted = FittedIntegrity(
-        usual=np.full((1, 4), allowed), allowed=np.full((1, 4), allowed), words=("",) * 4, watched=ONE_LANE
-    )
+    rates = np.full((1, 4), allowed)
+    fitted = FittedIntegrity(usual=rates, allowed=rates, loss=row_loss(rates), words=("",) * 4, watched=ONE_LANE)
     slots = np.zeros((2, 1, 1, FEATURE_SLOTS), np.int64)
     slots[0, 0, 0, 0], slots[1, 0, 0, NULL] = 1, 1
     well, null = (factors(fitted, tick(feature_slots=one)) for one in slots)
