@@ -265,6 +265,9 @@ def test_cells_that_no_row_is_in_are_free_again() -> None:
     again = CellBook({}, default_label_wait_ms=9)
     again.take_entries(book.all_entries())
     assert [again.cell(at) for at in (first, second)] == [book.cell(at) for at in (first, second)]
+    holed = CellBook({}, default_label_wait_ms=9)
+    holed.take_entries(book.entries([second]))
+    assert {holed.number("n", str(at), {}) for at in range(2)} == {0, 2}
 
 
 def _binning(**lists: object) -> Binning:
