@@ -223,6 +223,24 @@ def test_numbers_of_a_log_go_on_past_32_bits() -> None:
     assert log.read(numbers[[9, 5]])["a"].tolist() == [9, 5]
 
 
+def test_a_log_goes_on_after_restarts_block_by_block() -> None:
+    dtype = np.dtype([("a", "<i8")])
+    changelog: dict[bytes, bytes] = {}
+    runs: list[Run] = []
+    written: list[int] = []
+    for turn, more in enumerate((8, 2, 1, 3, 1, 20, 2, 1)):
+        writer = BlockWriter(partition=0, epoch=turn, runs=runs)
+        log = RowLog(dtype, kind="marks", block_rows=16)
+        log.restore([(run, *decode(whole(run, 0, changelog))) for run in runs])
+        rows = np.arange(len(written), len(written) + more)
+        log.append(rows.astype(dtype))
+        written += rows.tolist()
+        log.write(writer)
+        records, runs = writer.flush()
+        changelog |= {key: value for key, value in records if value is not None}
+        assert [at for _, block in log.blocks() for at in block["a"].tolist()] == written
+
+
 def test_a_torn_block_is_refused() -> None:
     value = encode({"kind": "x"}, {"row": np.arange(5)})
     with pytest.raises(MalformedRecordError, match="CRC-32"):
