@@ -37,16 +37,18 @@ _WORDS = ("null", "of the wrong type", "outside the reference's range", "absent"
 _UNSEEN_WORDS = "never seen in the reference"
 
 
-def fault_counts(slots: Ints) -> tuple[Ints, Ints]:
+def fault_counts(slots: Ints, numeric: Flags) -> tuple[Ints, Ints]:
     """Count rows, `int64[lanes, features]`, and their faults, `int64[lanes, features, 4]`.
 
-    >>> slots = np.zeros((1, 1, 17), np.int64)
-    >>> slots[0, 0, [3, 10, 11, 14]] = 90, 1, 2, 7
-    >>> rows, faults = fault_counts(slots)
+    Slots 10 and 11 are below and above the range of a number, and two categories like others of a name.
+
+    >>> slots = np.zeros((1, 2, 17), np.int64)
+    >>> slots[0, :, [3, 10, 11, 13, 14]] = [[90, 80], [1, 10], [2, 2], [0, 5], [7, 3]]
+    >>> rows, faults = fault_counts(slots, np.array([True, False]))
     >>> rows, faults
-    (array([[100]]), array([[[7, 0, 3, 0]]]))
+    (array([[100, 100]]), array([[[7, 0, 3, 0], [3, 0, 5, 0]]]))
     """
-    value = slots[:, :, BELOW] + slots[:, :, ABOVE] + slots[:, :, UNSEEN]
+    value = slots[:, :, UNSEEN] + np.where(numeric, slots[:, :, BELOW] + slots[:, :, ABOVE], 0)
     return slots.sum(axis=2), np.stack([slots[:, :, NULL], slots[:, :, WRONG_TYPE], value, slots[:, :, ABSENT]], axis=2)
 
 
@@ -60,8 +62,13 @@ def fault_words(binning: Binning) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _rows_and_faults(tick: Tick) -> tuple[Ints, Ints]:
-    rows, faults = fault_counts(tick.arrays[NEEDS[0]])
+def numeric_features(binning: Binning) -> Flags:
+    """Which declared features are numbers, `bool[features]`."""
+    return np.array([one.kind == "numeric" for one in binning.features], dtype=np.bool_)
+
+
+def _rows_and_faults(tick: Tick, numeric: Flags) -> tuple[Ints, Ints]:
+    rows, faults = fault_counts(tick.arrays[NEEDS[0]], numeric)
     return np.repeat(rows, FAULTS, axis=1), faults.reshape(len(faults), -1)
 
 
@@ -81,6 +88,7 @@ class FittedIntegrity:
     allowed: Floats
     loss: Floats
     words: tuple[str, ...]
+    numeric: Flags
     watched: Flags
 
     @property
@@ -100,7 +108,7 @@ class FittedIntegrity:
 
     def evidence(self, tick: Tick) -> Floats:
         """Log e-values for each feature, fault and ratio, `float64[lanes, features x 4 x 4]`."""
-        rows, faults = _rows_and_faults(tick)
+        rows, faults = _rows_and_faults(tick, self.numeric)
         evidence = rows[:, :, None] * self.loss
         lane, fault = np.nonzero(faults)
         evidence[lane, fault] += faults[lane, fault, None] * np.log(RATIOS)
@@ -109,7 +117,7 @@ class FittedIntegrity:
 
     def tally(self, tick: Tick, leading: Ints) -> Floats:
         """Count rows, faults of the leading kind, and those expected."""
-        rows, faults = _rows_and_faults(tick)
+        rows, faults = _rows_and_faults(tick, self.numeric)
         which = leading // len(RATIOS)
         seen = _at(rows, which)
         return np.stack([seen, _at(faults, which), seen * _at(self.usual, which)], axis=1)
@@ -123,7 +131,7 @@ class FittedIntegrity:
 
     def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:
         """Log e-values against "the leading fault is still at least at the midpoint", `float64[lanes, 1]`."""
-        rows, faults = _rows_and_faults(tick)
+        rows, faults = _rows_and_faults(tick, self.numeric)
         which = leading // len(RATIOS)
         well, count, seen = _at(self.allowed, which), _at(faults, which), _at(rows, which)
         evidence: Floats = count * np.log(well / midpoint) + (seen - count) * (np.log1p(-well) - np.log1p(-midpoint))
@@ -165,7 +173,8 @@ class FeatureIntegrity:
         slots = reference.arrays[NEEDS[0]]
         if not slots.any():
             return None
-        rows, faults = fault_counts(slots)
+        numeric = numeric_features(reference.binning)
+        rows, faults = fault_counts(slots, numeric)
         n = np.maximum(rows, 1)[:, :, None].astype(np.float64)
         rate = (faults / n).reshape(len(slots), -1)
         upper = wilson_upper(faults / n, n).reshape(len(slots), -1)
@@ -175,6 +184,7 @@ class FeatureIntegrity:
             allowed=allowed,
             loss=row_loss(allowed),
             words=fault_words(reference.binning),
+            numeric=numeric,
             watched=(rows.max(axis=1) >= LEAST_ROWS) & reference.listed(),
         )
 
@@ -207,6 +217,7 @@ class FittedRule:
 
     judged: Flags
     words: tuple[str, ...]
+    numeric: Flags
     watched: Flags
 
     @property
@@ -225,7 +236,7 @@ class FittedRule:
         return np.ones(1)
 
     def _rows_and_faults(self, tick: Tick) -> tuple[Ints, Ints]:
-        rows, faults = fault_counts(tick.arrays[NEEDS[0]])
+        rows, faults = fault_counts(tick.arrays[NEEDS[0]], self.numeric)
         gross = np.stack([faults[:, :, _NULL] + faults[:, :, _ABSENT], faults[:, :, _TYPE]], axis=2)
         return np.repeat(rows, 2, axis=1), gross.reshape(len(gross), -1)
 
@@ -288,7 +299,8 @@ class FeatureIntegrityRule:
         if not slots.any():
             return None
         features = reference.binning.features
-        rows, faults = fault_counts(slots)
+        numeric = numeric_features(reference.binning)
+        rows, faults = fault_counts(slots, numeric)
         share = faults / np.maximum(rows, 1)[:, :, None]
         gross = np.stack([share[:, :, _NULL] + share[:, :, _ABSENT], share[:, :, _TYPE]], axis=2)
         wanted = np.array([[feature.required, True] for feature in features], dtype=np.bool_)
@@ -298,5 +310,6 @@ class FeatureIntegrityRule:
         return FittedRule(
             judged=((gross < RULE_USUAL_SHARE) & wanted).reshape(len(slots), -1),
             words=tuple(text for pair in names for text in pair),
+            numeric=numeric,
             watched=reference.rollups_only() & reference.listed(),
         )

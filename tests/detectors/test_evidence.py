@@ -97,7 +97,9 @@ def test_doubt_is_a_fair_bet_at_most(allowed: float, doubt: list[float]) -> None
 @given(allowed=st.floats(1e-3, 0.5), share=st.floats(0, 1))
 def test_faults_of_features_are_a_fair_bet_at_most(allowed: float, share: float) -> None:
     rates = np.full((1, 4), allowed)
-    fitted = FittedIntegrity(usual=rates, allowed=rates, loss=row_loss(rates), words=("",) * 4, watched=ONE_LANE)
+    fitted = FittedIntegrity(
+        usual=rates, allowed=rates, loss=row_loss(rates), words=("",) * 4, numeric=ONE_LANE, watched=ONE_LANE
+    )
     slots = np.zeros((2, 1, 1, FEATURE_SLOTS), np.int64)
     slots[0, 0, 0, 0], slots[1, 0, 0, NULL] = 1, 1
     well, null = (factors(fitted, tick(feature_slots=one)) for one in slots)
