@@ -246,6 +246,7 @@ class StageHost:
         self.spec = spec
         self.counts = Counts()
         self.owned: dict[int, Owned] = {}
+        self._assigned_in = self._taken_in = -1  # the number of the rebalance
         self._app = app
         self._settings = settings
         self._heart = heart
@@ -284,6 +285,11 @@ class StageHost:
         return [*self._inputs, self._clock_topic, self._changelog]
 
     @property
+    def _moving(self) -> bool:
+        """Whether a rebalance began after partitions were taken: Faust says so before it revokes anything."""
+        return self._app.rebalancing_count != self._taken_in
+
+    @property
     def _recovery(self) -> Any:  # noqa: ANN401 -- not in Faust's own interface type
         return cast("Any", self._app.tables).recovery
 
@@ -302,7 +308,7 @@ class StageHost:
         message = event.message
         async with self._lock:
             owned = self.owned.get(message.partition)
-            if owned is None or self._app.rebalancing:
+            if owned is None or self._moving:
                 await self._stream.ack(event)
                 return
             if message.topic == self._clock_topic:
@@ -356,7 +362,7 @@ class StageHost:
         opened = read_back(settings.client, settings.topic_prefix + topic, owned.partition, settings.read_back_wait_ms)
         handled = 0
         with opened as reader:
-            while view.cursors[topic] < end and not self._app.rebalancing:
+            while view.cursors[topic] < end and not self._moving:
                 records, next_offset = await asyncio.to_thread(
                     reader.read, view.cursors[topic], end, settings.group_limit
                 )
@@ -407,7 +413,7 @@ class StageHost:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._clock_news.wait(), WATCH_S)
             self._clock_news.clear()
-            if not self.owned or self._app.rebalancing:
+            if not self.owned or self._moving:
                 continue
             heard = {partition: owned.clock_ms for partition, owned in self.owned.items()}
             try:
@@ -418,7 +424,7 @@ class StageHost:
             async with self._lock:
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
-                    if owned is not None and not self._app.rebalancing:
+                    if owned is not None and not self._moving:
                         await self._look(owned, now_ms, ends[partition])
             await self._wait_for_room()
 
@@ -594,6 +600,9 @@ class StageHost:
     async def take(self) -> None:
         """Make a stage for each partition that is now ours, over the rows which recovery has brought."""
         recovery = self._recovery
+        rebalance = self._app.rebalancing_count
+        if rebalance != self._assigned_in:
+            return  # this recovery ended while the next rebalance began
         mine = {tp.partition: tp for tp in self._app.assignor.assigned_actives() if tp.topic == self._changelog}
         for partition, tp in mine.items():
             offset, end = recovery.active_offsets.get(tp), recovery.active_highwaters.get(tp)
@@ -606,6 +615,8 @@ class StageHost:
         async with self._lock:
             await self.settle()
             self.owned.clear()
+            if rebalance != self._app.rebalancing_count:
+                return
             for partition, tp in mine.items():
                 view = View(partition, self._table.data)
                 for name in self.spec.inputs:
@@ -618,10 +629,12 @@ class StageHost:
                     next_changelog_offset=recovery.active_offsets[tp] + 1,
                     moved_at_s=dict.fromkeys(self.spec.inputs, now_s()),
                 )
+            self._taken_in = rebalance
         log.info("host.took stage=%s partitions=%s", self.spec.name, sorted(mine))
 
     async def forget_others(self, assigned: set[TP]) -> None:
         """Drop the rows of partitions that other workers have, and make recovery read them anew if they return."""
+        self._assigned_in = self._app.rebalancing_count
         for partition in set(range(self._settings.partitions)) - {tp.partition for tp in assigned}:
             self._recovery.revoke(TP(self._changelog, partition))
             prefix = table_key(partition, "")

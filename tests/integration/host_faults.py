@@ -33,7 +33,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas.fields import MalformedRecordError
-from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings
+from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings, Owned, StageHost
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
 
 PARTITIONS = 4
@@ -197,12 +197,21 @@ def work(arguments: argparse.Namespace) -> None:
     async def serve() -> None:
         stopping = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+        if arguments.no_read_back:
+            StageHost._read_back = skip  # type: ignore[method-assign] # noqa: SLF001 -- the line that this breaks
         host = FaustHost(settings(arguments.broker, arguments.prefix, arguments.instance), specs())
         telling = asyncio.create_task(tell(host, Path(arguments.told)))
         await host.serve(stopping)
         telling.cancel()
 
     asyncio.run(serve())
+
+
+async def skip(self: StageHost, owned: Owned, topic: str, end: int) -> None:
+    """Stand in for reading back, to see what Faust alone loses."""
+    self.counts.read_backs += 1
+    self.counts.read_back_records += end - owned.view.cursors[topic]
+    owned.view.cursors[topic] = end
 
 
 async def tell(host: FaustHost, path: Path) -> None:
@@ -244,6 +253,7 @@ class World:
     broker: str
     folder: Path
     rate: int
+    read_back: bool
     prefix: str = field(default_factory=lambda: f"faults-{uuid.uuid4().hex[:8]}.")
     lives: list[Life] = field(default_factory=list)
     current: dict[str, Life] = field(default_factory=dict)
@@ -258,7 +268,12 @@ class World:
         names = ["events", "tallied", "done", "fired", "dead", CLOCK]
         topics = [NewTopic(self.prefix + name, PARTITIONS, 1) for name in names]
         host = settings(self.broker, self.prefix, None)
-        compacted = {"cleanup.policy": "compact"}
+        compacted = {
+            "cleanup.policy": "compact",
+            "segment.ms": "10000",
+            "min.cleanable.dirty.ratio": "0.01",
+            "max.compaction.lag.ms": "10000",
+        }
         topics += [NewTopic(host.changelog(spec.name), PARTITIONS, 1, config=compacted) for spec in specs()]
         admin = AdminClient({"bootstrap.servers": self.broker})
         for future in admin.create_topics(topics).values():
@@ -272,6 +287,7 @@ class World:
         told = self.folder / f"{number:03d}-{name}.told"
         command = [sys.executable, __file__, "worker", "--broker", self.broker, "--prefix", self.prefix]
         command += ["--told", str(told), *(["--instance", name] if static else [])]
+        command += [] if self.read_back else ["--no-read-back"]
         with (self.folder / f"{number:03d}-{name}.log").open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         self.current[name] = Life(process, told)
@@ -439,6 +455,17 @@ def kill_in_recovery(world: World, name: str) -> None:
     settle(world, 12)
 
 
+def deep(world: World) -> None:
+    """Let both come back to thousands of records, more than Faust takes in one fetch."""
+    world.note("deep backlog")
+    for name in ("a", "b"):
+        world.end(name, signal.SIGKILL)
+    world.send(4_000)
+    for name in ("a", "b"):
+        world.start(name)
+    settle(world, 15)
+
+
 SHORT: list[Callable[[World], None]] = [
     partial(kill_one, name="a"),
     partial(freeze, name="b"),
@@ -454,6 +481,7 @@ ROUND: list[Callable[[World], None]] = [
     partial(stop_one, name="a"),
     partial(kill_one, name="a"),
     guest_killed,
+    deep,
     partial(freeze, name="a"),
     partial(stop_one, name="b"),
     partial(kill_one, name="b"),
@@ -545,7 +573,7 @@ def latencies(world: World, stamps: dict[str, dict[str, int]]) -> dict[str, dict
 
 
 def percentiles(values: Sequence[int]) -> dict[str, float]:
-    if len(values) < 2:  # noqa: PLR2004
+    if len(values) < 2:
         return {}
     cuts = statistics.quantiles(values, n=100)
     return {"n": len(values), "p50": cuts[49], "p99": cuts[98], "max": max(values)}
@@ -588,10 +616,12 @@ def wait_done(world: World, wait_s: float) -> None:
             seen, since = done, time.monotonic()
 
 
-def run(broker: str, schedule: Sequence[Callable[[World], None]], *, rate: int, quiet_s: float) -> dict[str, Any]:
+def run(
+    broker: str, schedule: Sequence[Callable[[World], None]], *, rate: int, quiet_s: float, read_back: bool
+) -> dict[str, Any]:
     """Do a schedule of harms under load and judge the end."""
     folder = Path(tempfile.mkdtemp(prefix="host-faults-"))
-    world = World(broker, folder, rate)
+    world = World(broker, folder, rate, read_back)
     world.make_topics()
     sys.stderr.write(f"logs: {folder}\n")
     try:
@@ -617,10 +647,12 @@ def main() -> None:
     for name in ("--broker", "--prefix", "--told"):
         worker.add_argument(name, required=True)
     worker.add_argument("--instance")
+    worker.add_argument("--no-read-back", action="store_true")
     worker.set_defaults(call=work)
     runner = commands.add_parser("run")
     runner.add_argument("--broker", required=True)
     runner.add_argument("--rate", type=int, default=60, help="events a second")
+    runner.add_argument("--no-read-back", action="store_true", help="let Faust alone, to see what it loses")
     runner.add_argument("--quiet-s", type=float, default=20, help="seconds before the first harm")
     runner.add_argument("rounds", nargs="?", default="ROUNDS=0", help="ROUNDS=n, 0 for the short schedule")
     runner.set_defaults(call=run_from_command_line)
@@ -630,7 +662,13 @@ def main() -> None:
 
 def run_from_command_line(arguments: argparse.Namespace) -> None:
     rounds = int(arguments.rounds.partition("=")[2])
-    result = run(arguments.broker, ROUND * rounds or SHORT, rate=arguments.rate, quiet_s=arguments.quiet_s)
+    result = run(
+        arguments.broker,
+        ROUND * rounds or SHORT,
+        rate=arguments.rate,
+        quiet_s=arguments.quiet_s,
+        read_back=not arguments.no_read_back,
+    )
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 

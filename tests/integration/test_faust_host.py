@@ -1,0 +1,290 @@
+"""Does the Faust host keep every record, whatever happens to its workers?
+
+The long form of the fault schedule: `HOST_FAULTS_ROUNDS=n`, or `host_faults.py run` by hand.
+"""
+
+import asyncio
+import importlib.util
+import os
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import orjson
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from faust.types import TP
+
+from schemas.clock import Clock
+from streams.runtime.cursor import table_key
+from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings, TopicMismatchError
+from streams.runtime.stage_spec import Rows, StageSpec
+
+WAIT_S = 90
+
+pytestmark = pytest.mark.filterwarnings("default")  # Faust and its driver warn of their own ways
+
+
+def load(name: str) -> ModuleType:
+    """Import a neighbour: the folders of tests are no packages."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+toys: Any = load("host_faults")
+
+
+@pytest.mark.kafka
+def test_workers_killed_frozen_and_stopped_under_load_lose_and_double_nothing(kafka: str) -> None:
+    #  kill -9 | SIGSTOP past the session, SIGCONT | SIGTERM | both kill -9, 4,000 records behind; 60 a second all along
+    rounds = int(os.environ.get("HOST_FAULTS_ROUNDS", "0"))
+    result = toys.run(kafka, toys.ROUND * rounds or toys.SHORT, rate=60, quiet_s=3, read_back=True)
+    assert result["in the log"] == result["sent"]
+    for topic in ("tallied", "done"):
+        assert (result[topic]["lost"], result[topic]["doubled"]) == (0, 0), result
+    assert (result["timers"]["lost"], result["timers"]["invented"]) == (0, 0), result
+    assert result["rows"] == {"wrong": 0, "timers left": 0}, result
+    assert result["ended_by_itself"] >= 1, "a frozen worker must end when it wakes beyond its session"
+
+
+@pytest.fixture(scope="module")
+def mock_cluster() -> Iterator[str]:
+    """Return the address of librdkafka's in-process cluster; topics come when asked for, with four partitions."""
+    owner = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "in-process", "log_level": 2})
+    broker = next(iter(owner.list_topics().brokers.values()))
+    yield f"{broker.host}:{broker.port}"
+    del owner  # the cluster lives as long as its client
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Topics of one test, what goes into them and what came out."""
+
+    settings: HostSettings
+
+    @property
+    def broker(self) -> str:
+        return self.settings.broker
+
+    def topic(self, name: str) -> str:
+        return f"{self.settings.topic_prefix}{name}"
+
+    def send(self, topic: str, values: Sequence[bytes | None], partition: int, key: bytes | None = None) -> None:
+        producer = Producer({"bootstrap.servers": self.broker, "linger.ms": 1})
+        for value in values:
+            producer.produce(topic, value, key, partition)
+        assert producer.flush(30) == 0
+
+    def events(self, partition: int, numbers: range, made_at_ms: int = 0) -> None:
+        """Send events of one key, which is the partition's alone."""
+        key = f"k{partition}"
+        bodies = [{"id": f"{key}-{n}", "key": key, "n": n, "made_at_ms": made_at_ms} for n in numbers]
+        self.send(self.topic("events"), [orjson.dumps(body) for body in bodies], partition, key.encode())
+
+    def clock(self, now_ms: int) -> None:
+        for partition in range(self.settings.partitions):
+            self.send(self.topic(CLOCK), [Clock(now_ms=now_ms).encode()], partition)
+
+    def bodies(self, topic: str) -> list[dict[str, Any]]:
+        return [orjson.loads(message.value()) for message in toys.read_all(self.broker, self.topic(topic))]
+
+    def ids(self, topic: str) -> list[str]:
+        return [body["id"] for body in self.bodies(topic)]
+
+    def rows(self, stage: str) -> dict[bytes, bytes | None]:
+        """Return the last value of each key of a changelog."""
+        messages = toys.read_all(self.broker, self.settings.changelog(stage))
+        return {message.key(): message.value() for message in messages}
+
+    def commit_past(self, topic: str, partition: int, offset: int) -> None:
+        """Make the group skip records, as Faust does after a restart with a backlog."""
+        consumer = Consumer({"bootstrap.servers": self.broker, "group.id": self.settings.group})
+        consumer.commit(offsets=[TopicPartition(self.topic(topic), partition, offset)], asynchronous=False)
+        consumer.close()
+
+    @asynccontextmanager
+    async def worker(self, specs: Sequence[StageSpec[Any, Any]]) -> Any:  # noqa: ANN401
+        """Run a host inside this loop."""
+        host = FaustHost(self.settings, specs)
+        await host.start()
+        try:
+            yield host
+        finally:
+            await host.stop()
+
+
+@pytest.fixture
+def bench(mock_cluster: str) -> Bench:
+    settings = toys.settings(mock_cluster, f"t{uuid.uuid4().hex[:8]}.", None)
+    toucher = Producer({"bootstrap.servers": mock_cluster})
+    for name in ("events", "tallied", "done", "fired", "dead", "tens", CLOCK):
+        toucher.list_topics(settings.topic_prefix + name)
+    for stage in ("tally", "remind", "tens"):
+        toucher.list_topics(settings.changelog(stage))
+    return Bench(replace(settings, writes_clock=False))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait, off the loop, until something is so."""
+    async with asyncio.timeout(WAIT_S):
+        while not await asyncio.to_thread(true):  # noqa: ASYNC110 -- a topic has no event
+            await asyncio.sleep(0.1)
+
+
+def run(trial: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await trial()
+
+    asyncio.run(whole())
+
+
+def test_records_that_the_group_skipped_are_read_back_when_the_next_one_comes(bench: Bench) -> None:
+    #  0 1 2 3 4 5 6 7 8 9
+    #  skipped   | delivered
+    async def trial() -> None:
+        bench.events(1, range(1, 11))
+        bench.commit_past("events", 1, 5)
+        async with bench.worker(toys.specs()) as host:
+            await until(lambda: len(bench.ids("done")) == 10)
+            assert host.counts()["tally"]["read_back_records"] == 5
+
+    run(trial)
+    assert [body["count"] for body in bench.bodies("tallied")] == list(range(1, 11))
+
+
+def test_records_that_the_group_skipped_are_read_back_when_nothing_more_comes(bench: Bench) -> None:
+    #  0 1 2 3 4 5 6 7 8 9
+    #  skipped             | silence
+    async def trial() -> None:
+        bench.events(2, range(1, 11))
+        bench.commit_past("events", 2, 10)
+        async with bench.worker(toys.specs()):
+            await until(lambda: len(bench.ids("done")) == 10)
+
+    run(trial)
+    assert [body["count"] for body in bench.bodies("tallied")] == list(range(1, 11))
+
+
+def test_records_below_the_cursor_change_nothing(bench: Bench) -> None:
+    #  0 … 9 | 0 … 9 again, 10
+    async def trial() -> None:
+        bench.events(0, range(1, 11))
+        async with bench.worker(toys.specs()) as host:
+            await until(lambda: len(bench.ids("done")) == 10)
+            await host.app.consumer.seek(TP(bench.topic("events"), 0), 0)
+            await until(lambda: host.counts()["tally"]["repeats"] >= 10)
+            bench.events(0, range(11, 12))
+            await until(lambda: len(bench.ids("done")) == 11)
+
+    run(trial)
+    assert bench.ids("tallied") == [f"k0-{n}" for n in range(1, 12)]
+
+
+def test_bytes_that_are_no_record_become_a_dead_letter_and_the_next_is_read(bench: Bench) -> None:
+    async def trial() -> None:
+        bench.events(3, range(1, 3))
+        bench.send(bench.topic("events"), [b"{", None], 3)
+        bench.events(3, range(3, 5))
+        async with bench.worker(toys.specs()):
+            await until(lambda: len(bench.ids("done")) == 4)
+
+    run(trial)
+    assert [(body["partition"], body["offset"]) for body in bench.bodies("dead")] == [(3, 2), (3, 3)]
+
+
+def test_the_clock_is_passed_on_when_all_that_came_before_it_was_read(bench: Bench) -> None:
+    #  events made at 0, each fifth due at 3,000:   clock 2,999 | 3,000
+    async def trial() -> None:
+        async with bench.worker(toys.specs()) as host:
+            for partition in range(4):
+                bench.events(partition, range(1, 11))
+            await until(lambda: len(bench.ids("done")) == 40)
+            for now_ms, fired in ((2_999, 0), (3_000, 8), (2_000, 8)):
+                bench.clock(now_ms)
+                await until(lambda now_ms=now_ms: min(host.taken_ms("remind").values(), default=-1) >= now_ms)  # type: ignore[misc]
+                assert len(bench.ids("fired")) == fired
+
+    run(trial)
+    assert set(Counter(bench.ids("fired")).values()) == {1}
+
+
+@dataclass(slots=True)
+class Tens:
+    """A stage that keeps what it heard in memory and writes it down at every tenth."""
+
+    rows: Rows
+    heard: int = 0
+    settled: bool = False
+
+    def __post_init__(self) -> None:
+        self.heard = int(self.rows.get("heard", b"0"))
+        self.settled = True
+
+    def receive(self, records: Sequence[Any]) -> list[Any]:
+        self.heard += len(records)
+        self.settled = self.heard % 10 == 0
+        if self.settled:
+            self.rows["heard"] = str(self.heard).encode()
+        return [toys.Out("tens", record.key, {"id": record.id, "heard": self.heard}) for record in records]
+
+    def advance(self, decided_at_ms: int) -> list[Any]:  # noqa: ARG002
+        return []
+
+
+def test_a_stage_that_is_not_settled_moves_no_cursor_and_is_read_on_from_where_it_was(bench: Bench) -> None:
+    #  1 … 20 | 21 … 25    restart: 21 … 25 again, counted alike
+    #  settled| not
+    spec = replace(toys.specs()[0], name="tens", make_stage=lambda rows, _: Tens(rows))
+
+    async def trial() -> None:
+        bench.events(1, range(1, 26))
+        async with bench.worker([spec]):
+            await until(lambda: len(bench.ids("tens")) == 25)
+        assert bench.rows("tens") == {table_key(1, "heard"): b"20", table_key(1, "@events"): b"20"}
+        async with bench.worker([spec]):
+            await until(lambda: len(bench.ids("tens")) == 30)
+
+    run(trial)
+    bodies = bench.bodies("tens")
+    assert len({(body["id"], body["heard"]) for body in bodies}) == 25
+
+
+def test_rows_that_a_frozen_worker_leaves_in_the_changelog_of_another_are_overwritten(bench: Bench) -> None:
+    #  ours: k1 = 10, cursor 10 | foreign: k1 = 3, cursor 3 | ours again
+    async def trial() -> None:
+        async with bench.worker(toys.specs()[:1]) as host:
+            bench.events(1, range(1, 11))
+            await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"10")
+            for key, value in (("k1", b'{"n":3,"count":3}'), ("gone", b"x"), ("@events", b"3")):
+                bench.send(bench.settings.changelog("tally"), [value], 1, table_key(1, key))
+            bench.events(1, range(11, 12))
+            await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"11")
+            await until(lambda: host.counts()["tally"]["foreign_rows"] == 3)
+            await until(lambda: bench.rows("tally").get(table_key(1, "gone"), b"x") is None)
+
+    run(trial)
+    rows = bench.rows("tally")
+    assert orjson.loads(rows[table_key(1, "k1")] or b"") == {"n": 11, "count": 11}
+    assert rows[table_key(1, "@events")] == b"11"
+
+
+@pytest.mark.kafka
+def test_a_worker_refuses_topics_whose_partitions_do_not_match(kafka: str, topic_prefix: str) -> None:
+    async def trial() -> None:
+        host = FaustHost(toys.settings(kafka, topic_prefix, None), toys.specs())
+        with pytest.raises(TopicMismatchError, match="expected 4 partitions, got 0"):
+            await host.start()
+        await host.stop()
+
+    run(trial)
