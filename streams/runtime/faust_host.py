@@ -24,6 +24,7 @@ from typing import Any, NoReturn, cast
 
 import faust
 from confluent_kafka import KafkaException
+from faust.exceptions import ProducerSendError
 from faust.types import TP
 
 from schemas.clock import Clock
@@ -257,6 +258,7 @@ class StageHost:
         self._committing = False
         self._committed = asyncio.Condition()
         self._clock_news = asyncio.Event()
+        self._answered_since_s = now_s()  # a clock that is not seen says nothing while the broker is away
         prefix = settings.topic_prefix
         self._clock_topic = prefix + CLOCK
         self._inputs = {prefix + topic: topic for topic in spec.inputs}
@@ -420,6 +422,7 @@ class StageHost:
                 ends = await self._ends(heard)
             except (KafkaException, TimeoutError) as error:
                 log.warning("host.ends_unknown stage=%s error=%s", self.spec.name, error)
+                self._answered_since_s = now_s()
                 continue
             async with self._lock:
                 for partition, now_ms in heard.items():
@@ -456,7 +459,7 @@ class StageHost:
             if owned.moved_at_s[topic] < late_s:
                 await self._read_back(owned, topic, ends[topic])
         self._advance_by_records(owned, ends)
-        silent_ms = (now_s() - owned.clock_seen_at_s) * 1000
+        silent_ms = (now_s() - max(owned.clock_seen_at_s, self._answered_since_s)) * 1000
         if self._settings.writes_clock and silent_ms > self._settings.clock_wait_ms:
             end_hard(f"clock_unseen stage={self.spec.name} partition={owned.partition} silent_ms={silent_ms:.0f}")
 
@@ -784,8 +787,12 @@ class FaustHost:
         while True:
             partitions = {partition for stage in self.stages.values() for partition in stage.owned}
             now = Clock(now_ms=time.time_ns() // 1_000_000).encode()
-            for partition in partitions:
-                await self.app.producer.send(topic, None, now, partition, None, None)
+            try:
+                for partition in partitions:
+                    receipt = await self.app.producer.send(topic, None, now, partition, None, None)
+                    cast("asyncio.Future[object]", receipt).add_done_callback(_say_if_lost)
+            except ProducerSendError as error:
+                log.warning("clock.not_sent error=%s", error)
             await asyncio.sleep(self.settings.clock_every_ms / 1000)
 
     def _at_each(self, work: Callable[..., Awaitable[None]]) -> Any:  # noqa: ANN401 -- what a signal of Faust's calls
@@ -799,6 +806,12 @@ class FaustHost:
                 end_hard(f"assignment work={work.__name__}", error)
 
         return listener
+
+
+def _say_if_lost(receipt: asyncio.Future[object]) -> None:
+    """Take a clock record's error: the next record says all that it would have said."""
+    if not receipt.cancelled() and (error := receipt.exception()) is not None:
+        log.warning("clock.not_delivered error=%s", error)
 
 
 class TopicMismatchError(RuntimeError):

@@ -279,7 +279,7 @@ class World:
         for future in admin.create_topics(topics).values():
             future.result()
         self._producer = Producer(
-            {"bootstrap.servers": self.broker, "partitioner": "murmur2_random", "linger.ms": 5, "acks": "all"}
+            {"bootstrap.servers": self.broker, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
         )
 
     def start(self, name: str, *, static: bool = True) -> None:

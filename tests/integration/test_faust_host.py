@@ -58,6 +58,29 @@ def test_workers_killed_frozen_and_stopped_under_load_lose_and_double_nothing(ka
     assert result["ended_by_itself"] >= 1, "a frozen worker must end when it wakes beyond its session"
 
 
+@pytest.mark.kafka
+def test_a_broker_that_is_killed_and_returns_costs_nothing(local_kafka: Callable[..., str], tmp_path: Path) -> None:
+    #  60 a second | broker kill -9, 10 s away, back | twice
+    data = str(tmp_path / "kafka")
+    address = local_kafka("start", "--data", data, "--heap-mb", "512", "--set", "broker.session.timeout.ms=2000")
+
+    def bounce(world: Any) -> None:  # noqa: ANN401 -- of a module that is loaded by hand
+        world.note("broker")
+        local_kafka("kill", "--data", data, "1")
+        toys.settle(world, 10)
+        local_kafka("restart", "--data", data, "1")
+        toys.settle(world, 15)
+
+    try:
+        result = toys.run(address, [bounce, bounce], rate=60, quiet_s=3, read_back=True)
+    finally:
+        local_kafka("stop", "--data", data)
+    for topic in ("tallied", "done"):
+        assert (result[topic]["lost"], result[topic]["doubled"]) == (0, 0), result
+    assert (result["timers"]["lost"], result["timers"]["invented"]) == (0, 0), result
+    assert result["rows"] == {"wrong": 0, "timers left": 0}, result
+
+
 @pytest.fixture(scope="module")
 def mock_cluster() -> Iterator[str]:
     """Return the address of librdkafka's in-process cluster; topics come when asked for, with four partitions."""
