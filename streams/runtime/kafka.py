@@ -32,7 +32,7 @@ def _common(settings: KafkaSettings, name: str, on_error: OnError | None) -> dic
     return common if on_error is None else {**common, "error_cb": on_error}
 
 
-def producer(settings: KafkaSettings, name: str, on_error: OnError | None = None, **others: str | int) -> Producer:
+def producer(settings: KafkaSettings, name: str, on_error: OnError | None = None, **others: object) -> Producer:
     """Return a producer whose keys fall where those of Java's, aiokafka's and Faust's producers fall.
 
     Writes are acknowledged by all in-sync replicas, in order and once within its session. librdkafka's own default
@@ -55,7 +55,7 @@ def producer(settings: KafkaSettings, name: str, on_error: OnError | None = None
 
 
 def consumer(
-    settings: KafkaSettings, name: str, group: str, on_error: OnError | None = None, **others: str | int
+    settings: KafkaSettings, name: str, group: str, on_error: OnError | None = None, **others: object
 ) -> Consumer:
     """Return a consumer that commits nothing by itself, and says so when its position is lost instead of jumping."""
     return Consumer(
@@ -82,18 +82,20 @@ def group_member(
     instance_id: str | None,
     session_timeout_ms: int,
     heartbeat_ms: int,
+    **others: object,
 ) -> Consumer:
     """Return a consumer that shares partitions with others of its group: the same numbers of every topic to one member.
 
     `range` co-partitions topics of equal counts; a static instance that comes back within its session is given its
     partitions at once.
     """
-    static: Mapping[str, str | int] = {} if instance_id is None else {"group.instance.id": instance_id}
-    membership: dict[str, str | int] = {
+    static: Mapping[str, str] = {} if instance_id is None else {"group.instance.id": instance_id}
+    membership: dict[str, Any] = {
         "partition.assignment.strategy": "range",
         "session.timeout.ms": session_timeout_ms,
         "heartbeat.interval.ms": heartbeat_ms,
         **static,
+        **others,
     }
     return consumer(
         settings,

@@ -1,0 +1,884 @@
+"""How does the join run? One loop over two topics: read, decode, join, and every now and then make it last.
+
+One thread, three kinds of consumers. The *outputs* consumer is the member of the group: it subscribes to both topics,
+so that it is given the same partition numbers of both, but fetches model-outputs only; the *labels* consumer fetches the
+labels of the same numbers. So the topic that is behind in event time can be read first without pausing the other, which
+would throw its prefetch away. The *changelog* consumer restores, and afterwards reads on, so that a worker which was
+away too long meets its successor's claim before it sends anything.
+
+Positions come from the manifest. The group's offsets are for lag tools, and are committed last. What makes a checkpoint,
+each step acknowledged before the next:
+
+1. blocks of state and dead letters, 2. the manifest; then the changelog is read up to it, 3. WindowStats and `Closed`,
+4. offsets.
+"""
+
+import gc
+import logging
+import secrets
+import signal
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from config.settings import KafkaSettings
+from schemas.baseline import Baseline
+from schemas.clock import Clock
+from schemas.dead_letter import DeadLetter
+from schemas.fields import MalformedRecordError
+from schemas.model import Model
+from streams.runtime import kafka, topics
+from streams.runtime.claims import Claim, Kept, Taking
+from streams.runtime.decode import LabelEdge, Messages, OutputEdge, row_bytes
+from streams.runtime.delivery import Delivery, UndeliveredError
+from streams.runtime.segment_files import SegmentFiles, segment_files
+from streams.runtime.stage_spec import Routed
+from streams.runtime.topics import LABELS, OUTPUTS
+from streams.stages.batch import LabelBatch, OutputBatch
+from streams.stages.blocks import Checkpoint, Journal, Manifest, Send
+from streams.stages.join import Join, JoinSettings
+
+BATCH_MESSAGES = 10_000
+"""Messages of one pass: 20 to 50 ms of work, so that callbacks and signals wait no longer."""
+BACKLOG_MESSAGES = 1_000
+"""Fewer messages than this in a pass: there is no backlog, and the other topic is read in the same pass."""
+POLL_WAIT_S = 0.02
+"""How long a pass waits for a first message when there is nothing else to do."""
+MEMBER_POLL_S = 1.0
+"""How long the member of the group may go unpolled while the other topic is behind."""
+PROBE_EVERY_S = 0.1
+"""How often, at most, the brokers are asked where the logs end."""
+BUSY_PROBE_EVERY_S = 1.0
+"""The same, while there is a backlog."""
+RESTORE_MESSAGES = 200
+"""Blocks read in one slice of a restore."""
+DEAD_LETTERS_BOUND = 5_000
+"""Dead letters that may wait for a checkpoint; more make one at once."""
+TRY_DISK_EVERY_S = 1.0
+PUBLISH_EVERY_S = 1.0
+COLLECT_EVERY_S = 60.0
+"""How often garbage is collected by hand: the loop makes no cycles, and the collector costs a tenth of it."""
+MISMATCH_LOG_EVERY_S = 10.0
+COMMIT_WAIT_S = 5.0
+"""How long the last commit of a worker that leaves may take."""
+EXIT_STATUS = 70  # EX_SOFTWARE
+
+_EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - librdkafka's own codes have no other names
+_LOST_POSITION = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+_BY_TOPIC: Mapping[str, Callable[[Mapping[str, Model], int], OutputEdge | LabelEdge]] = {
+    OUTPUTS: OutputEdge,
+    LABELS: LabelEdge,
+}
+
+log = logging.getLogger("tocsin.join")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotPathSettings:
+    """What a worker of the join is told.
+
+    Parameters
+    ----------
+    app_id
+        Consumer group, behind the topic prefix.
+    instance_id
+        Static membership: the worker that comes back under this name within its session keeps its partitions. None for
+        a member that comes and goes.
+    session_timeout_ms, heartbeat_ms
+        The group's view of a silent worker.
+    folder
+        Where cold rows lie; nothing in it is needed after a restart.
+    checkpoint_ms
+        How often state is made durable, in wall time.
+    clock
+        `wall`: this machine's clock. `topic`: the newest record of the topic `clock`, where a replayer writes it.
+    start
+        Where a partition that was never read begins: `earliest` or `latest`.
+    restore_wait_ms
+        How long taking one partition may last; then the process ends.
+    outage_wait_ms
+        How long the brokers may not acknowledge; then the process ends.
+    hand_over_wait_ms
+        How long a last checkpoint may take when partitions are taken away or the worker is told to stop; below the
+        session timeout.
+    """
+
+    kafka: KafkaSettings
+    join: JoinSettings
+    models: Mapping[str, Model]
+    app_id: str
+    instance_id: str | None
+    session_timeout_ms: int
+    heartbeat_ms: int
+    folder: Path
+    checkpoint_ms: int
+    clock: Literal["wall", "topic"]
+    start: Literal["earliest", "latest"]
+    restore_wait_ms: int
+    outage_wait_ms: int
+    hand_over_wait_ms: int
+
+    @property
+    def group(self) -> str:
+        """The consumer group."""
+        return f"{self.kafka.topic_prefix}{self.app_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What can be seen from outside; made anew about once a second.
+
+    Parameters
+    ----------
+    beat_s
+        When the loop last came round, on `time.monotonic()`: a worker whose beat is old is stuck.
+    owned, restoring
+        Partitions that are joined, and those that are still being taken.
+    counts
+        Of this process since it began: messages, rows, dead letters, errors by name, checkpoints, offsets lost …
+    partitions
+        By partition its counters and gauges (`Join.counters`, `Join.gauges`), lag and conservation error.
+    paused
+        Why nothing is read, empty while it is.
+    """
+
+    beat_s: float
+    owned: tuple[int, ...]
+    restoring: tuple[int, ...]
+    counts: Mapping[str, int]
+    partitions: Mapping[int, Mapping[str, int]]
+    paused: str
+
+
+class StartRefusedError(Exception):
+    """The topics are not as they must be; what to do stands in the message."""
+
+
+@dataclass(slots=True)
+class _Owned:
+    """One partition of ours; `join` is None while it is being taken."""
+
+    partition: int
+    claim: Claim
+    deadline_s: float
+    join: Join | None = None
+    files: SegmentFiles | None = None
+    next: dict[str, int] = field(default_factory=dict)
+    newest_ms: dict[str, int] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
+    tombstones: tuple[bytes, ...] = ()
+    lasting: object = None
+    """What the last checkpoint held, to tell whether there is anything new."""
+
+
+@dataclass(slots=True)
+class _Probe:
+    """A question to the brokers: where do the logs end? `asked_ms` is the clock when it was asked."""
+
+    asked_ms: int | None
+    asked_s: float
+    answers: Mapping[tuple[str, int], Future[Any]]
+
+
+class HotPath:
+    """A worker of the join."""
+
+    def __init__(self, settings: HotPathSettings) -> None:
+        self.settings = settings
+        self.counts: Counter[str] = Counter()
+        self._kafka = settings.kafka
+        self._owned: dict[int, _Owned] = {}
+        self._owner = secrets.randbits(31)
+        self._edges = {
+            topic: edge(settings.models, settings.kafka.input_partitions) for topic, edge in _BY_TOPIC.items()
+        }
+        self._baselines: dict[tuple[str, int], Baseline] = {}
+        self._clock_ms: int | None = None
+        self._dead: list[DeadLetter] = []
+        self._probe: _Probe | None = None
+        self._due = dict.fromkeys(("probe", "checkpoint", "member", "disk", "publish", "collect", "mismatch"), 0.0)
+        self._fatal: KafkaError | None = None
+        self._idle = True
+        self._commits_waiting = 0
+        self._paused = ""
+        self.beat_s = time.monotonic()
+        self.status = Status(beat_s=self.beat_s, owned=(), restoring=(), counts={}, partitions={}, paused="starting")
+
+    # -- a life
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Join until told to stop, then make all last and leave.
+
+        Raises
+        ------
+        StartRefusedError
+            The topics are not as they must be.
+        FencedError, UndeliveredError, KafkaException, TimeoutError
+            This process is to end at once, with a status that is not 0; what is not in a manifest is read again.
+        """
+        self._open()
+        try:
+            self._read_baselines()
+            self._member.subscribe(
+                [self._full(OUTPUTS), self._full(LABELS)],
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_lost,
+            )
+            while not stopping():
+                self._come_round()
+            self._leave()
+        finally:
+            self._close()
+
+    def _open(self) -> None:
+        settings, cluster = self.settings, self._kafka
+        self._admin: AdminClient = kafka.admin(cluster, "join-admin")
+        faults = topics.check(self._admin, cluster, settings_too=False)
+        if faults:
+            raise StartRefusedError("\n".join(map(str, faults)))
+        eof = {"enable.partition.eof": "true"}
+        self._member: Consumer = kafka.group_member(
+            cluster,
+            "join-outputs",
+            settings.group,
+            self._on_error,
+            instance_id=settings.instance_id,
+            session_timeout_ms=settings.session_timeout_ms,
+            heartbeat_ms=settings.heartbeat_ms,
+            on_commit=self._on_commit,
+            **eof,
+        )
+        aside = f"{settings.group}-aside"  # nothing joins it, nothing is committed to it
+        self._labels: Consumer = kafka.consumer(cluster, "join-labels", aside, self._on_error, **eof)
+        self._changelog: Consumer = kafka.consumer(cluster, "join-changelog", aside, self._on_error, **eof)
+        self._follower: Consumer = kafka.consumer(cluster, "join-baselines", aside, self._on_error, **eof)
+        self._delivery = Delivery(
+            kafka.producer(cluster, "join", self._on_error),
+            topic_prefix=cluster.topic_prefix,
+            outage_wait_ms=settings.outage_wait_ms,
+            alive=self._beat,
+        )
+
+    def _close(self) -> None:
+        self._dead = []
+        for one in list(self._owned):
+            self._let_go(one)
+        for consumer in (self._member, self._labels, self._changelog, self._follower):  # the first still calls back
+            consumer.close()
+
+    def _leave(self) -> None:
+        """Make all last, within a bound."""
+        log.info("join.leaves partitions=%s", sorted(self._owned))
+        self._hand_over()
+        deadline_s = time.monotonic() + COMMIT_WAIT_S
+        while self._commits_waiting > 0 and time.monotonic() < deadline_s:
+            self._member.poll(POLL_WAIT_S)  # what it still delivers is read again by whoever comes next
+
+    def _beat(self) -> None:
+        self.beat_s = time.monotonic()
+
+    def _is_due(self, what: str, every_s: float) -> bool:
+        now_s = time.monotonic()
+        if now_s < self._due[what]:
+            return False
+        self._due[what] = now_s + every_s
+        return True
+
+    def _come_round(self) -> None:
+        """One pass."""
+        self._beat()
+        if self._fatal is not None:
+            raise KafkaException(self._fatal)
+        self._follow()
+        self._restore()
+        self._idle = self._read() == 0
+        self._look_for_edges()
+        if len(self._dead) >= DEAD_LETTERS_BOUND or self._is_due("checkpoint", self.settings.checkpoint_ms / 1000):
+            self._checkpoint(self._working())
+        if self._is_due("publish", PUBLISH_EVERY_S):
+            self._publish()
+        if not gc.isenabled() and self._is_due("collect", COLLECT_EVERY_S):
+            gc.collect()
+
+    # -- what happens in the clients
+
+    def _on_error(self, error: KafkaError) -> None:
+        self.counts[f"error_{error.name()}"] += 1
+        if error.fatal():
+            self._fatal = error
+        log.warning("kafka.error code=%s fatal=%s error=%s", error.name(), error.fatal(), error.str())
+
+    def _on_commit(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
+        self._commits_waiting -= 1
+        if error is not None:
+            self.counts["refused_commits"] += 1
+            log.warning("join.commit_refused error=%s", error.str())
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Begin to take partitions; the work is done in slices between polls."""
+        consumer.assign([])
+        numbers = {
+            topic: {one.partition for one in partitions if one.topic == self._full(topic)} for topic in _BY_TOPIC
+        }
+        assert numbers[OUTPUTS] == numbers[LABELS], f"both topics in equal numbers, not {numbers}"
+        self.counts["rebalances"] += 1
+        log.info("join.assigned partitions=%s", sorted(numbers[OUTPUTS]))
+        for partition in sorted(numbers[OUTPUTS] - self._owned.keys()):
+            self._owned[partition] = _Owned(
+                partition, Claim(partition, self._owner), time.monotonic() + self.settings.restore_wait_ms / 1000
+            )
+            whole = TopicPartition(self._full(topics.CHANGELOG), partition, OFFSET_BEGINNING)
+            self._changelog.incremental_assign([whole])
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Finish what is in hand within a bound, then let go."""
+        log.info("join.revoked partitions=%s", sorted({one.partition for one in partitions}))
+        self._hand_over()
+        for partition in {one.partition for one in partitions} & self._owned.keys():
+            self._let_go(partition)
+        consumer.unassign()
+        self._assign_labels()
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Throw away what is not in a manifest: somebody else may own it already."""
+        self.counts["lost"] += 1
+        log.warning("join.lost partitions=%s", sorted({one.partition for one in partitions}))
+        for partition in {one.partition for one in partitions} & self._owned.keys():
+            self._let_go(partition)
+        consumer.unassign()
+        self._assign_labels()
+
+    def _hand_over(self) -> None:
+        """Make one last checkpoint; whoever comes next reads again what did not get into it."""
+        try:
+            self._checkpoint(self._working(), wait_ms=self.settings.hand_over_wait_ms)
+        except UndeliveredError as error:
+            self.counts["unfinished_hand_overs"] += 1
+            log.warning("join.hand_over_unfinished error=%s", error)
+
+    def _let_go(self, partition: int) -> None:
+        one = self._owned.pop(partition)
+        self._changelog.incremental_unassign([TopicPartition(self._full(topics.CHANGELOG), partition)])
+        if one.files is not None:
+            one.files.close()
+
+    # -- baselines and the clock
+
+    def _read_baselines(self) -> None:
+        """Read all baselines before the first row, and then follow them; begin to follow the clock."""
+        wait_s = self._kafka.request_wait_ms / 1000
+        counts = {name: topic.partitions for name, topic in self._admin.list_topics(timeout=wait_s).topics.items()}
+        baselines, clock = self._full(topics.BASELINES), self._full(topics.CLOCK)
+        places = [TopicPartition(baselines, partition, OFFSET_BEGINNING) for partition in counts[baselines]]
+        waiting = {(baselines, one.partition) for one in places}
+        if self.settings.clock == "topic":
+            for partition in counts[clock]:
+                low, high = self._bounds(topics.CLOCK, partition)
+                places.append(TopicPartition(clock, partition, max(low, high - 1)))
+        self._follower.assign(places)
+        deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
+        while waiting:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{len(waiting)} partitions of {baselines} were not read to their end")
+            for message in self._follower.consume(RESTORE_MESSAGES, POLL_WAIT_S):
+                if _code(message) == _EOF:
+                    waiting.discard((message.topic() or "", message.partition() or 0))
+                self._take_followed(message)
+            self._beat()
+
+    def _follow(self) -> None:
+        for message in self._follower.consume(RESTORE_MESSAGES, 0):
+            self._take_followed(message)
+
+    def _take_followed(self, message: Message) -> None:
+        if message.error() is not None:
+            self._note_error(message)
+            return
+        value = message.value()
+        try:
+            if message.topic() == self._full(topics.CLOCK):
+                self._clock_ms = max(Clock.decode(value).now_ms, self._clock_ms or 0)
+            elif value is not None:
+                self._take_baseline(replace(Baseline.decode(value), lanes=(), arrays={}))
+        except MalformedRecordError as error:
+            self.counts["malformed_baselines"] += 1
+            log.error("baseline.refused partition=%s offset=%s error=%s", message.partition(), message.offset(), error)  # noqa: TRY400
+
+    def _take_baseline(self, baseline: Baseline) -> None:
+        for one in self._working():
+            assert one.join is not None, "it is working"
+            one.join.take_baseline(baseline)
+        self._baselines[baseline.model, baseline.version] = baseline
+
+    def _now_ms(self) -> int | None:
+        return int(time.time() * 1000) if self.settings.clock == "wall" else self._clock_ms
+
+    # -- taking a partition
+
+    def _working(self) -> list[_Owned]:
+        return [one for one in self._owned.values() if one.join is not None]
+
+    def _restore(self) -> None:
+        """Take one slice of work on each partition that is being taken."""
+        taking = [one for one in self._owned.values() if one.join is None]
+        if not taking:
+            return
+        self._read_changelog(RESTORE_MESSAGES, POLL_WAIT_S)
+        for one in taking:
+            if time.monotonic() > one.deadline_s:
+                raise TimeoutError(f"partition {one.partition} was not taken in {self.settings.restore_wait_ms} ms")
+            if one.claim.next is Taking.CLAIM:
+                value = msgspec.json.encode({"group": self.settings.group, "instance": self.settings.instance_id})
+                claim = Routed(topic=topics.CHANGELOG, key=one.claim.key(), value=value, partition=one.partition)
+                one.claim.claimed_at(self._delivery.deliver([claim])[0])
+            elif one.claim.next is Taking.TAKEN:
+                self._begin(one)
+
+    def _read_changelog(self, most: int, wait_s: float) -> None:
+        for message in self._changelog.consume(most, wait_s):
+            one = self._owned.get(message.partition() or 0)
+            if one is None:
+                continue
+            if message.error() is None:
+                one.claim.meet(message.offset() or 0, message.key(), message.value())
+            elif _code(message) == _EOF:
+                one.claim.end()
+            else:
+                self._note_error(message)
+
+    def _begin(self, one: _Owned) -> None:
+        """Go on from the state that counts."""
+        settings, began_s = self.settings, time.monotonic()
+        kept: Kept = one.claim.kept()
+        one.files = segment_files(settings.folder, one.partition, one.claim.epoch)
+        partitions = self._kafka.input_partitions
+        journal = Journal(one.claim.epoch, one.files)
+        if kept.manifest is None:
+            join = Join(
+                settings=settings.join,
+                models=settings.models,
+                partition=one.partition,
+                partitions=partitions,
+                journal=journal,
+            )
+        else:
+            join = Join.restore(
+                kept.blocks,
+                kept.manifest,
+                settings=settings.join,
+                models=settings.models,
+                partition=one.partition,
+                partitions=partitions,
+                journal=journal,
+            )
+        for baseline in self._baselines.values():
+            join.take_baseline(baseline)
+        one.tombstones = kept.old_claims
+        one.next = {topic: self._start(join, topic, one.partition) for topic in _BY_TOPIC}
+        if kept.manifest is not None:
+            self._send(one, join, join.unsent(), Manifest.decode(kept.manifest).closed_through_ms)
+        one.join = join
+        self._assign()
+        log.info(
+            "join.took partition=%d epoch=%d pending=%d ms=%d",
+            one.partition,
+            one.claim.epoch,
+            join.gauges["pending_rows"],
+            (time.monotonic() - began_s) * 1000,
+        )
+
+    def _start(self, join: Join, topic: str, partition: int) -> int:
+        """Say where to read on; what retention took away before that is counted, never skipped in silence."""
+        low, high = self._bounds(topic, partition)
+        position = join.positions.get(topic)
+        if position is None:
+            return low if self.settings.start == "earliest" else high
+        if position > high:
+            raise StartRefusedError(
+                f"{self._full(topic)}[{partition}] ends at {high}, the state has read to {position}: the topic was made "
+                f"anew; delete {self._full(topics.CHANGELOG)} with it, or bring the old one back"
+            )
+        if position < low:
+            self.counts["offsets_lost"] += low - position
+            log.error("join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, partition, position, low)
+        return max(position, low)
+
+    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First and next offset of a log, as the brokers say it now."""
+        place = TopicPartition(self._full(topic), partition)
+        bounds = self._labels.get_watermark_offsets(place, self._kafka.request_wait_ms / 1000, cached=False)
+        if bounds is None:
+            raise TimeoutError(f"no answer where {place.topic}[{partition}] begins and ends")
+        return bounds
+
+    def _assign(self) -> None:
+        """Fetch what works from where it stands; for the others the group keeps their numbers for us."""
+        self._member.assign(self._places(OUTPUTS))
+        self._assign_labels()
+
+    def _assign_labels(self) -> None:
+        self._labels.assign(self._places(LABELS))
+
+    def _places(self, topic: str) -> list[TopicPartition]:
+        working = [] if self._paused else self._working()
+        return [TopicPartition(self._full(topic), one.partition, one.next[topic]) for one in working]
+
+    # -- reading
+
+    def _read(self) -> int:
+        """Read the topic that is behind in event time, and the other when that has no backlog; return how many."""
+        if not self._may_read():
+            return self._take(OUTPUTS, self._fetch(OUTPUTS, 1, POLL_WAIT_S))  # nothing is fetched; the group is served
+        first, second = (OUTPUTS, LABELS) if self._reached(OUTPUTS) <= self._reached(LABELS) else (LABELS, OUTPUTS)
+        wait_s = POLL_WAIT_S if self._idle and all(one.join for one in self._owned.values()) else 0.0
+        count = self._take(first, self._fetch(first, BATCH_MESSAGES, wait_s))
+        if count < BACKLOG_MESSAGES:
+            count += self._take(second, self._fetch(second, BATCH_MESSAGES, 0.0))
+        elif first is LABELS and self._is_due("member", MEMBER_POLL_S):
+            count += self._take(OUTPUTS, self._fetch(OUTPUTS, 1, 0.0))
+        return count
+
+    def _may_read(self) -> bool:
+        """Whether there is room for more: while a disk takes nothing, nothing is read."""
+        full = [one.files for one in self._owned.values() if one.files is not None and one.files.refusing]
+        if full and self._is_due("disk", TRY_DISK_EVERY_S):
+            full = [files for files in full if not files.try_again()]
+        paused = "disk" if full else ""
+        if paused != self._paused:
+            log.warning("join.reads paused=%s", bool(paused))
+            self._paused = paused
+            self._assign()
+        return not paused
+
+    def _fetch(self, topic: str, most: int, wait_s: float) -> list[Message]:
+        consumer = self._member if topic == OUTPUTS else self._labels
+        first = consumer.poll(wait_s)
+        if first is None:
+            return []
+        return [first] if most == 1 else [first, *consumer.consume(most - 1, 0)]
+
+    def _reached(self, topic: str) -> int:
+        """Event time up to which a topic was read, in its partition that is furthest behind."""
+        return min((one.newest_ms.get(topic, -1) for one in self._working()), default=-1)
+
+    def _take(self, topic: str, messages: Sequence[Message]) -> int:
+        """Decode messages of one topic, and hand them to their joins; return how many there were."""
+        good = [message for message in messages if message.error() is None]
+        if len(good) < len(messages):
+            for message in messages:
+                if message.error() is not None:
+                    self._take_notice(topic, message)
+        if not good:
+            return 0
+        numbers = np.fromiter((message.partition() for message in good), np.int64, len(good))
+        for number in np.unique(numbers).tolist():
+            one = self._owned.get(number)
+            if one is None or one.join is None:
+                continue
+            chosen = np.flatnonzero(numbers == number)
+            mine = good if len(chosen) == len(good) else [good[at] for at in chosen.tolist()]
+            self._join(one, one.join, topic, mine)
+        return len(good)
+
+    def _join(self, one: _Owned, join: Join, topic: str, mine: Sequence[Message]) -> None:
+        start = one.next[topic]
+        offsets: list[int] = [message.offset() for message in mine]  # type: ignore[misc]
+        if offsets[0] < start:  # fetched under an assignment before this one
+            mine = mine[bisect_left(offsets, start) :]
+            offsets = offsets[bisect_left(offsets, start) :]
+            if not offsets:
+                return
+        messages = Messages(
+            partition=one.partition,
+            start=start,
+            end=offsets[-1] + 1,
+            offset=offsets,
+            broker_ms=[message.timestamp()[1] for message in mine],
+            key=[message.key() for message in mine],
+            value=[message.value() for message in mine],
+        )
+        decoded = self._edges[topic].decode(messages)
+        batch: OutputBatch | LabelBatch = decoded.batch
+        refused = join.receive(batch)
+        one.next[topic] = messages.end
+        times_ms = batch.made_at_ms if isinstance(batch, OutputBatch) else batch.labelled_at_ms
+        if len(times_ms):
+            one.newest_ms[topic] = max(one.newest_ms.get(topic, -1), int(times_ms.max()))
+        counts = self.counts
+        counts[f"messages_{topic}"] += len(offsets)
+        counts[f"rows_{topic}"] += len(times_ms) + batch.dead
+        counts[f"sampled_{topic}"] += decoded.sampled
+        counts[f"partitioner_mismatch_{topic}"] += decoded.mismatched
+        counts["cut_texts"] += decoded.cut_texts
+        if decoded.mismatched and self._is_due("mismatch", MISMATCH_LOG_EVERY_S):
+            log.error(
+                "join.partitioner_mismatch topic=%s partition=%d sampled=%d mismatched=%d",
+                topic,
+                one.partition,
+                decoded.sampled,
+                decoded.mismatched,
+            )
+        self._refuse(decoded.dead)
+        self._refuse(_with_bytes(letter, messages) for letter in refused)
+
+    def _refuse(self, letters: Iterable[DeadLetter]) -> None:
+        now_ms = int(time.time() * 1000)
+        for letter in letters:
+            self.counts["dead_letters"] += 1
+            self._dead.append(msgspec.structs.replace(letter, recorded_at_ms=now_ms))
+
+    def _take_notice(self, topic: str, message: Message) -> None:
+        """Answer what is no record: an end of a log, or an error."""
+        one = self._owned.get(message.partition() if message.partition() is not None else -1)  # type: ignore[arg-type]
+        code = _code(message)
+        if code == _EOF:
+            offset = message.offset()
+            if one is not None and one.join is not None and offset is not None:
+                # behind transactional producers the log's end lies past the last record
+                one.next[topic] = max(one.next[topic], offset)
+            return
+        self._note_error(message)
+        if code == _LOST_POSITION and one is not None and one.join is not None:
+            low, _ = self._bounds(topic, one.partition)
+            lost = max(low - one.next[topic], 0)
+            self.counts["offsets_lost"] += lost
+            log.error(
+                "join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, one.partition, one.next[topic], low
+            )
+            one.next[topic] += lost
+            self._assign()
+
+    def _note_error(self, message: Message) -> None:
+        error = message.error()
+        if error is None or error.code() == _EOF:
+            return
+        self.counts[f"error_{error.name()}"] += 1
+        log.warning("kafka.error code=%s fatal=%s error=%s", error.name(), error.fatal(), error.str())
+        if error.fatal():
+            raise KafkaException(error)
+
+    # -- the edge, and the clock
+
+    def _look_for_edges(self) -> None:
+        """Tell the clock to whoever is at the end of its logs, as the brokers themselves say."""
+        probe = self._probe
+        if probe is not None and all(answer.done() for answer in probe.answers.values()):
+            self._probe = None
+            self._tell(probe)
+        elif self._probe is None and self._is_due("probe", PROBE_EVERY_S if self._idle else BUSY_PROBE_EVERY_S):
+            places = [(topic, one.partition) for one in self._working() for topic in _BY_TOPIC]
+            if places:
+                asked = self._admin.list_offsets(
+                    {TopicPartition(self._full(topic), partition): OffsetSpec.latest() for topic, partition in places},
+                    request_timeout=self._kafka.request_wait_ms / 1000,
+                )
+                prefix = len(self._kafka.topic_prefix)
+                answers = {(place.topic[prefix:], place.partition): answer for place, answer in asked.items()}
+                self._probe = _Probe(self._now_ms(), time.monotonic(), answers)
+
+    def _tell(self, probe: _Probe) -> None:
+        for (topic, partition), answer in probe.answers.items():
+            one = self._owned.get(partition)
+            if one is None:
+                continue
+            error = answer.exception()
+            if error is not None:  # no answer: not at the edge
+                self.counts["unanswered_probes"] += 1
+                one.ends.pop(topic, None)
+            else:
+                one.ends[topic] = answer.result().offset
+        if probe.asked_ms is None:
+            return
+        for one in self._working():
+            if one.join is not None and (OUTPUTS, one.partition) in probe.answers:
+                at_edge = {topic: one.next[topic] >= one.ends.get(topic, one.next[topic] + 1) for topic in _BY_TOPIC}
+                one.join.advance(probe.asked_ms, outputs_at_edge=at_edge[OUTPUTS], labels_at_edge=at_edge[LABELS])
+
+    # -- making it last
+
+    def _checkpoint(self, some: Sequence[_Owned], wait_ms: int | None = None) -> None:
+        """Make what is new last, in four steps, each acknowledged before the next."""
+        deadline_s = time.monotonic() + (self.settings.outage_wait_ms if wait_ms is None else wait_ms) / 1000
+        prepared: list[tuple[_Owned, Join, Checkpoint]] = []
+        for one in some:
+            join = one.join
+            assert join is not None, "it is working"
+            holds = (join.positions, join.gauges["watermark_outputs_ms"], join.gauges["watermark_labels_ms"])
+            if one.lasting != holds:
+                error = join.conservation_error()
+                if error:
+                    self.counts["conservation_errors"] += 1
+                    log.error("join.conservation_error partition=%d rows=%d", one.partition, error)
+                prepared.append((one, join, join.checkpoint()))
+                one.lasting = holds
+        if not prepared and not self._dead:
+            return
+        began_s = time.monotonic()
+
+        def left_ms() -> int:
+            return max(int((deadline_s - time.monotonic()) * 1000), 1)
+
+        letters, self._dead = self._dead, []
+        blocks = [topics.route(letter, self._kafka.output_partitions) for letter in letters]
+        for one, _, made in prepared:
+            blocks += [_block(one, key, value) for key, value in made.blocks]
+        self._delivery.deliver(blocks, left_ms())
+        manifests = [_block(one, *made.manifest) for one, _, made in prepared]
+        offsets = self._delivery.deliver(manifests, left_ms())
+        for (one, _, _), offset in zip(prepared, offsets, strict=True):
+            self._read_on(one, offset, deadline_s)
+        for one, join, made in prepared:
+            self._send(one, join, made.to_send, made.through_ms, left_ms())
+        claims = [_block(one, key, None) for one, _, _ in prepared for key in one.tombstones]
+        self._delivery.deliver(claims, left_ms())
+        for one, _, _ in prepared:
+            one.tombstones = ()
+        self._commit(prepared)
+        self.counts["checkpoints"] += 1
+        self.counts["checkpoint_ms"] += int((time.monotonic() - began_s) * 1000)
+
+    def _read_on(self, one: _Owned, offset: int, deadline_s: float) -> None:
+        """Read the changelog up to our own manifest: a higher claim before it ends this process."""
+        while one.claim.read_to <= offset:
+            if time.monotonic() > deadline_s:
+                raise UndeliveredError(f"the changelog of partition {one.partition} was not read back in time")
+            self._read_changelog(RESTORE_MESSAGES, POLL_WAIT_S)
+            self._beat()
+
+    def _send(
+        self, one: _Owned, join: Join, sends: Sequence[Send], through_ms: int | None, wait_ms: int | None = None
+    ) -> None:
+        """Send what is closed, then the mark that says so to every partition; each awaited."""
+        n = self._kafka.output_partitions
+        stats = [
+            Routed(topic=topics.WINDOW_STATS, key=model.encode(), value=value, partition=topics.partition_of(model, n))
+            for model, value in sends
+            if model is not None
+        ]
+        marks = [
+            Routed(topic=topics.WINDOW_STATS, key=None, value=value, partition=partition)
+            for model, value in sends
+            if model is None
+            for partition in range(n)
+        ]
+        self._delivery.deliver(stats, wait_ms)
+        self._delivery.deliver(marks, wait_ms)
+        if through_ms is not None:
+            join.sent(through_ms)
+        self.counts["window_stats"] += len(stats)
+        if marks:
+            log.debug("join.closed partition=%d through_ms=%s", one.partition, through_ms)
+
+    def _commit(self, prepared: Sequence[tuple[_Owned, Join, Checkpoint]]) -> None:
+        """Commit offsets for lag tools; positions come from the manifest, so that a refusal harms nothing."""
+        places = [
+            TopicPartition(self._full(topic), one.partition, offset)
+            for one, _, made in prepared
+            for topic, offset in made.positions.items()
+        ]
+        if not places:
+            return
+        try:
+            self._member.commit(offsets=places, asynchronous=True)
+            self._commits_waiting += 1
+        except KafkaException as refused:
+            self.counts["refused_commits"] += 1
+            log.warning("join.commit_refused error=%s", refused)
+
+    # -- what can be seen
+
+    def _full(self, topic: str) -> str:
+        return self._kafka.topic_prefix + topic
+
+    def _publish(self) -> None:
+        partitions = {}
+        for one in self._working():
+            join = one.join
+            assert join is not None, "it is working"
+            lag = {
+                f"lag_messages_{topic}": max(one.ends.get(topic, one.next[topic]) - one.next[topic], 0)
+                for topic in _BY_TOPIC
+            }
+            partitions[one.partition] = {
+                **join.counters,
+                **join.gauges,
+                **lag,
+                "conservation_error": join.conservation_error(),
+                "epoch": one.claim.epoch,
+            }
+        self.status = Status(
+            beat_s=self.beat_s,
+            owned=tuple(sorted(partitions)),
+            restoring=tuple(sorted(self._owned.keys() - partitions.keys())),
+            counts=dict(self.counts) | {"repeated_writes": self._delivery.repeated},
+            partitions=partitions,
+            paused=self._paused,
+        )
+
+
+def _code(message: Message) -> int | None:
+    error = message.error()
+    return None if error is None else error.code()
+
+
+def _block(one: _Owned, key: bytes, value: bytes | None) -> Routed:
+    return Routed(topic=topics.CHANGELOG, key=key, value=value, partition=one.partition)
+
+
+def _with_bytes(letter: DeadLetter, messages: Messages) -> DeadLetter:
+    """Give a dead letter of the join the bytes of its row, where they are in these messages."""
+    at = bisect_left(messages.offset, letter.offset)
+    if at == len(messages.offset) or messages.offset[at] != letter.offset:
+        return letter  # a label that waited too long: its bytes were read long ago
+    value = row_bytes(messages.value[at], letter.row)
+    return msgspec.structs.replace(
+        letter,
+        key=(messages.key[at] or b"")[:1024],
+        value=None if value is None else value[:65_536],
+        value_bytes=0 if value is None else len(value),
+        decided_at_ms=max(messages.broker_ms[at], 0),
+    )
+
+
+def serve(settings: HotPathSettings) -> int:
+    """Run a worker of the join as this process, until SIGTERM or Ctrl-C; return the status to end with.
+
+    The garbage collector is off in the loop: it makes no cycles.
+    """
+    told = threading.Event()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        log.info("join.told_to_stop signal=%s", signal.Signals(number).name)
+        told.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        HotPath(settings).run(told.is_set)
+    except StartRefusedError:
+        log.exception("join.refused_to_start")
+        return EXIT_STATUS
+    except Exception:  # whatever it is, this process is not to go on: the next one restores
+        log.exception("join.ended")
+        return EXIT_STATUS
+    finally:
+        gc.enable()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    log.info("join.ended reason=told")
+    return 0
