@@ -351,6 +351,23 @@ def test_a_tick_waits_for_every_source_partition() -> None:
     assert marks(fed(detect, harmed()[3])) == marks(straight())
 
 
+def test_the_first_tick_is_the_earliest_of_any_source_partition() -> None:
+    late = [one for one in harmed()[3] if (one.through_ms if isinstance(one, Closed) else one.tick_end_ms) > 60_000]  # type: ignore[union-attr]
+    for parts in ([*harmed()[:3], late], [late, *harmed()[:3]]):
+        detect = stage()
+        assert marks(fed(detect, [*baseline().split(), *in_turn(parts)]))[0] == TICK_MS
+
+
+def test_a_tick_is_not_closed_between_a_deployment_and_its_snapshot() -> None:
+    records = [*baseline().split(), *in_turn(harmed())]
+    detect = stage()
+    fed(detect, records[:60])
+    # in one batch: the tick waits until the batch, with the deployment in it, is in the rows
+    assert detect.receive([deployment("d1"), *records[60:90]]) == []
+    assert detect.settled
+    assert len(marks(detect.advance(0))) > 1
+
+
 def test_a_model_without_rows_falls_silent() -> None:
     #  0 ---- outputs ---- 5 min ---- nothing but marks ---- 10 min
     parts = [source(history(6, 10), number, minutes=5) for number in range(SOURCES)]
@@ -388,8 +405,10 @@ def test_errors_are_not_judged_while_labels_are_late() -> None:
 def test_errors_that_rang_first_go_on_being_judged() -> None:
     # half of the answers turn wrong, and wrong ones are learned sooner: labels come sooner because of the errors
     detect = stage()
-    fed(detect, [*baseline().split(), *in_turn(harmed())])
-    assert any(name == "error_given_score" for name, _ in detect.models["m"].open_findings)
+    found = findings(fed(detect, [*baseline().split(), *in_turn(sources(history(5, 40, turned=1.0)))]))
+    order = [one.detector for one in found]
+    assert order.index("error_given_score") < order.index("label_pipeline")
+    assert any(name == "label_pipeline" for name, _ in detect.models["m"].open_findings)
     assert not detect.models["m"].disturbed
 
 
