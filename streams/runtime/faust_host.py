@@ -1,7 +1,7 @@
 """How do pure stages run as Faust agents without losing what Faust loses?
 
-One app holds one agent and one table for each stage, and each stage one object for each input partition that this
-worker owns. For each record, in this order: cursor, stage, outputs delivered, rows written, cursor written, ack. What
+One app holds one agent for each stage, and each stage one object for each input partition that this worker owns. Its
+rows lie in a compacted changelog of ours, which is read anew whenever partitions have moved. For each record, in this order: cursor, stage, outputs delivered, rows written, cursor written, ack. What
 is ready while an earlier group is still on its way to the broker goes with the next group, so that a backlog costs
 round trips by the hundred and not by the record.
 
@@ -24,6 +24,7 @@ from typing import Any, NoReturn, cast
 
 import faust
 from confluent_kafka import KafkaException
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.exceptions import ProducerSendError
 from faust.types import TP
 
@@ -39,12 +40,12 @@ from streams.runtime.cursor import (
     partition_of_key,
     place,
     read_back,
-    table_key,
 )
 from streams.runtime.stage_spec import Handed, Routed, StageSpec
 
 CLOCK = "clock"
 BEAT_S = 0.25
+RESTORED_AT_ONCE = 10_000
 WATCH_S = 1.0
 EXIT_STATUS = 70  # EX_SOFTWARE
 MAX_POLL_RECORDS = 500
@@ -247,6 +248,7 @@ class StageHost:
         self.spec = spec
         self.counts = Counts()
         self.owned: dict[int, Owned] = {}
+        self._assigned: set[int] = set()
         self._assigned_in = self._taken_in = -1  # the number of the rebalance
         self._app = app
         self._settings = settings
@@ -258,20 +260,16 @@ class StageHost:
         self._committing = False
         self._committed = asyncio.Condition()
         self._clock_news = asyncio.Event()
+        self._answered = True
         self._answered_since_s = now_s()  # a clock that is not seen says nothing while the broker is away
         prefix = settings.topic_prefix
         self._clock_topic = prefix + CLOCK
         self._inputs = {prefix + topic: topic for topic in spec.inputs}
         self._changelog = settings.changelog(spec.name)
-        self._table = app.Table(
-            spec.name,
-            partitions=settings.partitions,
-            key_type=bytes,
-            value_type=bytes,
-        )
+        self._table: dict[bytes, bytes] = {}
+        self._subscribed = [*self._inputs, self._clock_topic]
         topics = app.topic(
-            *self._inputs,
-            self._clock_topic,
+            *self._subscribed,
             key_type=bytes,
             value_type=bytes,
             key_serializer="raw",
@@ -284,16 +282,12 @@ class StageHost:
     @property
     def topics(self) -> list[str]:
         """All topics that have to be there, with equal partition counts."""
-        return [*self._inputs, self._clock_topic, self._changelog]
+        return [*self._subscribed, self._changelog]
 
     @property
     def _moving(self) -> bool:
         """Whether a rebalance began after partitions were taken: Faust says so before it revokes anything."""
         return self._app.rebalancing_count != self._taken_in
-
-    @property
-    def _recovery(self) -> Any:  # noqa: ANN401 -- not in Faust's own interface type
-        return cast("Any", self._app.tables).recovery
 
     # ---- records
 
@@ -421,9 +415,13 @@ class StageHost:
             try:
                 ends = await self._ends(heard)
             except (KafkaException, TimeoutError) as error:
-                log.warning("host.ends_unknown stage=%s error=%s", self.spec.name, error)
-                self._answered_since_s = now_s()
+                if self._answered:
+                    log.warning("broker.away stage=%s error=%s", self.spec.name, error)
+                self._answered, self._answered_since_s = False, now_s()
                 continue
+            if not self._answered:
+                log.info("broker.back stage=%s", self.spec.name)
+            self._answered = True
             async with self._lock:
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
@@ -526,11 +524,11 @@ class StageHost:
                 self.owned[partition].taken_ms = now_ms
 
     def _hold(self, key: bytes, value: bytes | None) -> None:
-        """Keep the committed rows where Faust's recovery puts them."""
+        """Keep the rows as the changelog has them."""
         if value is None:
-            self._table.data.pop(key, None)
+            self._table.pop(key, None)
         else:
-            self._table.data[key] = value
+            self._table[key] = value
 
     async def _deliver(self, outputs: Sequence[Routed]) -> list[int]:
         """Send in order, wait until all are acknowledged, and return their offsets."""
@@ -583,7 +581,7 @@ class StageHost:
         self.counts.foreign_rows += len(keys)
         rows = sorted(keys, key=lambda key: b"/@" in key)  # cursors last
         return [
-            Routed(topic=self._changelog, key=key, value=self._table.data.get(key), partition=partition_of_key(key))
+            Routed(topic=self._changelog, key=key, value=self._table.get(key), partition=partition_of_key(key))
             for key in rows
         ]
 
@@ -599,50 +597,67 @@ class StageHost:
         async with self._lock:
             await self.settle()
             self.owned.clear()
+            self._table.clear()
+
+    async def note(self, assigned: set[TP]) -> None:
+        """Learn which partitions are ours now; they are taken when Faust has done its part."""
+        by_topic = {topic: {tp.partition for tp in assigned if tp.topic == topic} for topic in self._subscribed}
+        self._assigned = by_topic[self._clock_topic]
+        assert all(partitions == self._assigned for partitions in by_topic.values()), by_topic
+        self._assigned_in = self._app.rebalancing_count
 
     async def take(self) -> None:
-        """Make a stage for each partition that is now ours, over the rows which recovery has brought."""
-        recovery = self._recovery
-        rebalance = self._app.rebalancing_count
+        """Make a stage for each partition that is now ours, over the rows of its changelog."""
+        rebalance, mine = self._app.rebalancing_count, sorted(self._assigned)
         if rebalance != self._assigned_in:
-            return  # this recovery ended while the next rebalance began
-        mine = {tp.partition: tp for tp in self._app.assignor.assigned_actives() if tp.topic == self._changelog}
-        for partition, tp in mine.items():
-            offset, end = recovery.active_offsets.get(tp), recovery.active_highwaters.get(tp)
-            if offset is None or end is None or offset < end or recovery.signal_recovery_start.is_set():
-                log.info("host.not_restored stage=%s partition=%d", self.spec.name, partition)
-                return  # assignments overtook one another; the newest recovery is still to come
-        found = await asyncio.to_thread(self._edges.starts, self._places(mine))
-        starts = self._by_input(mine, found)
-        ends = await self._ends(mine)
+            return  # the next rebalance has begun
+        places = [*self._places(mine), *((self._changelog, partition) for partition in mine)]
+        starts = await asyncio.to_thread(self._edges.starts, places)
+        ends = await asyncio.to_thread(self._edges.ends, places)
+        restored = {}
+        for partition in mine:
+            place = (self._changelog, partition)
+            restored[partition] = await self._restore(partition, starts[place], ends[place], rebalance)
         async with self._lock:
             await self.settle()
             self.owned.clear()
+            self._table.clear()
             if rebalance != self._app.rebalancing_count:
                 return
-            for partition, tp in mine.items():
-                view = View(partition, self._table.data)
-                for name in self.spec.inputs:
-                    bounds = starts[partition][name], ends[partition][name]
+            for partition, rows in restored.items():
+                view = View(partition, rows)
+                for topic, name in self._inputs.items():
+                    bounds = starts[topic, partition], ends[topic, partition]
                     view.cursors[name] = self._first_offset(view, name, partition, bounds)
+                self._table.update(rows)
                 self.owned[partition] = Owned(
                     partition=partition,
                     view=view,
                     stage=self.spec.make_stage(view.rows, partition),
-                    next_changelog_offset=recovery.active_offsets[tp] + 1,
+                    next_changelog_offset=ends[self._changelog, partition],
                     moved_at_s=dict.fromkeys(self.spec.inputs, now_s()),
                 )
             self._taken_in = rebalance
-        log.info("host.took stage=%s partitions=%s", self.spec.name, sorted(mine))
+        log.info("host.took stage=%s partitions=%s rows=%d", self.spec.name, mine, len(self._table))
 
-    async def forget_others(self, assigned: set[TP]) -> None:
-        """Drop the rows of partitions that other workers have, and make recovery read them anew if they return."""
-        self._assigned_in = self._app.rebalancing_count
-        for partition in set(range(self._settings.partitions)) - {tp.partition for tp in assigned}:
-            self._recovery.revoke(TP(self._changelog, partition))
-            prefix = table_key(partition, "")
-            for key in [key for key in self._table.data if key.startswith(prefix)]:
-                self._table.data.pop(key)
+    async def _restore(self, partition: int, start: int, end: int, rebalance: int) -> dict[bytes, bytes]:
+        """Read the rows of one partition from its changelog, all of it, unless partitions begin to move again.
+
+        Faust's own recovery is not asked: it reads 7,000 records a second, and where one rebalance follows closely on
+        another it can wait for ever (`docs/decisions/0003-the-host-of-the-small-stages.md`).
+        """
+        rows: dict[bytes, bytes] = {}
+        with read_back(self._settings.client, self._changelog, partition, self._settings.read_back_wait_ms) as reader:
+            at = start
+            while at < end and rebalance == self._app.rebalancing_count:
+                records, at = await asyncio.to_thread(reader.read, at, end, RESTORED_AT_ONCE)
+                for record in records:
+                    assert record.key is not None, f"{self._changelog}[{partition}]@{record.offset}: no key"
+                    if record.value is None:
+                        rows.pop(record.key, None)
+                    else:
+                        rows[record.key] = record.value
+        return rows
 
     def _first_offset(self, view: View, topic: str, partition: int, bounds: tuple[int, int]) -> int:
         start, end = bounds
@@ -666,20 +681,27 @@ class StageHost:
         return cursor
 
 
+class CoPartitioned(PartitionAssignor):
+    """Give a worker the same partitions of all topics, as Faust does for apps that have tables."""
+
+    def __init__(self, app: Any, replicas: int = 0) -> None:  # noqa: ANN401, ARG002 -- as Faust calls it
+        super().__init__(app, replicas=0)
+
+
 class FaustHost:
     """A worker: one Faust app with its stages. Make it, `start` it and `stop` it inside one running loop."""
 
     def __init__(self, settings: HostSettings, specs: Sequence[AnySpec]) -> None:
         self.settings = settings
         self.heart = Heart(settings.session_timeout_ms - settings.heartbeat_ms)
-        self._folder = tempfile.TemporaryDirectory(prefix="tocsin-")  # Faust wants one; tables live in memory
+        self._folder = tempfile.TemporaryDirectory(prefix="tocsin-")  # Faust wants one
         self.app = self._make_app()
         self._edges = Edges(settings.client, settings.delivery_wait_ms)
         self.stages = {spec.name: StageHost(self.app, settings, spec, self.heart, self._edges) for spec in specs}
         self._lasting: list[asyncio.Task[None]] = []
         self._watching: list[asyncio.Task[None]] = []
         self.app.on_partitions_revoked.connect(self._at_each(StageHost.hand_over))
-        self.app.on_partitions_assigned.connect(self._at_each(StageHost.forget_others))
+        self.app.on_partitions_assigned.connect(self._at_each(StageHost.note))
         self.app.on_rebalance_complete.connect(self._at_each(StageHost.take))
 
     def _make_app(self) -> faust.App:
@@ -688,7 +710,6 @@ class FaustHost:
             settings.group,
             broker=[f"kafka://{server}" for server in settings.broker.split(",")],
             broker_credentials=credentials(settings.security),
-            store="memory://",
             datadir=self._folder.name,
             autodiscover=False,
             processing_guarantee="at_least_once",
@@ -702,7 +723,8 @@ class FaustHost:
             producer_acks=-1,
             producer_compression_type="lz4",
             producer_request_timeout=settings.delivery_wait_ms / 1000,
-            table_standby_replicas=0,
+            PartitionAssignor=CoPartitioned,
+            table_standby_replicas=1,  # there is no table: it only makes the driver ask this assignor
             topic_disable_leader=True,
             topic_allow_declare=False,
             topic_partitions=settings.partitions,
@@ -792,7 +814,7 @@ class FaustHost:
                     receipt = await self.app.producer.send(topic, None, now, partition, None, None)
                     cast("asyncio.Future[object]", receipt).add_done_callback(_say_if_lost)
             except ProducerSendError as error:
-                log.warning("clock.not_sent error=%s", error)
+                log.debug("clock.not_sent error=%s", error)
             await asyncio.sleep(self.settings.clock_every_ms / 1000)
 
     def _at_each(self, work: Callable[..., Awaitable[None]]) -> Any:  # noqa: ANN401 -- what a signal of Faust's calls
@@ -809,9 +831,9 @@ class FaustHost:
 
 
 def _say_if_lost(receipt: asyncio.Future[object]) -> None:
-    """Take a clock record's error: the next record says all that it would have said."""
+    """Take a clock record's error: the next record says all that it would have said, the watch that none comes."""
     if not receipt.cancelled() and (error := receipt.exception()) is not None:
-        log.warning("clock.not_delivered error=%s", error)
+        log.debug("clock.not_sent error=%s", error)
 
 
 class TopicMismatchError(RuntimeError):

@@ -4,6 +4,7 @@
 oracle that knows only what went in. `worker` is one such worker; `run` starts them by itself.
 
     python tests/integration/host_faults.py run --broker HOST:PORT ROUNDS=3
+    python tests/integration/host_faults.py catch-up --broker HOST:PORT
 """
 
 import argparse
@@ -279,7 +280,12 @@ class World:
         for future in admin.create_topics(topics).values():
             future.result()
         self._producer = Producer(
-            {"bootstrap.servers": self.broker, "partitioner": "murmur2_random", "linger.ms": 5, "enable.idempotence": True}
+            {
+                "bootstrap.servers": self.broker,
+                "partitioner": "murmur2_random",
+                "linger.ms": 5,
+                "enable.idempotence": True,
+            }
         )
 
     def start(self, name: str, *, static: bool = True) -> None:
@@ -466,6 +472,28 @@ def deep(world: World) -> None:
     settle(world, 15)
 
 
+def staggered(world: World) -> None:
+    """Let the second come while the first still takes its partitions."""
+    world.note("staggered")
+    for name in ("a", "b"):
+        world.end(name, signal.SIGKILL)
+    world.start("a")
+    time.sleep(2.5)
+    world.start("b")
+    settle(world, 8)
+
+
+def storm(world: World) -> None:
+    """Let a guest come and go faster than partitions can be taken."""
+    world.note("storm")
+    for _ in range(4):
+        world.start("guest", static=False)
+        settle(world, 3)
+        world.end("guest", signal.SIGTERM)
+        settle(world, 1)
+    settle(world, 6)
+
+
 SHORT: list[Callable[[World], None]] = [
     partial(kill_one, name="a"),
     partial(freeze, name="b"),
@@ -482,6 +510,8 @@ ROUND: list[Callable[[World], None]] = [
     partial(kill_one, name="a"),
     guest_killed,
     deep,
+    staggered,
+    storm,
     partial(freeze, name="a"),
     partial(stop_one, name="b"),
     partial(kill_one, name="b"),
@@ -639,6 +669,33 @@ def run(
     return judge(world)
 
 
+def catch_up(arguments: argparse.Namespace) -> None:
+    """Let one worker begin with a backlog, and say how fast both stages together work it off."""
+    world = World(arguments.broker, Path(tempfile.mkdtemp(prefix="host-faults-")), 0, read_back=True)
+    world.make_topics()
+    for _ in range(arguments.events // 1_000):
+        world.send(1_000)
+    world._producer.flush(60)  # noqa: SLF001 -- our own, in this file
+    consumer = Consumer({"bootstrap.servers": world.broker, "group.id": "oracle"})
+    places = [TopicPartition(f"{world.prefix}done", partition) for partition in range(PARTITIONS)]
+    world.start("a")
+    try:
+        world.wait_ready(["a"])
+        began = time.monotonic()
+        while sum(consumer.get_watermark_offsets(place, timeout=10)[1] for place in places) < len(world.sent):
+            time.sleep(0.2)
+        seconds = time.monotonic() - began
+    finally:
+        consumer.close()
+        world.stop_all()
+    result = {
+        "events": len(world.sent),
+        "seconds": round(seconds, 1),
+        "events a second": round(len(world.sent) / seconds),
+    }
+    sys.stdout.write(json.dumps({**result, **world.lives[0].last()}, indent=2) + "\n")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -656,6 +713,10 @@ def main() -> None:
     runner.add_argument("--quiet-s", type=float, default=20, help="seconds before the first harm")
     runner.add_argument("rounds", nargs="?", default="ROUNDS=0", help="ROUNDS=n, 0 for the short schedule")
     runner.set_defaults(call=run_from_command_line)
+    catching = commands.add_parser("catch-up")
+    catching.add_argument("--broker", required=True)
+    catching.add_argument("--events", type=int, default=20_000)
+    catching.set_defaults(call=catch_up)
     arguments = parser.parse_args()
     arguments.call(arguments)
 
