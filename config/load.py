@@ -270,6 +270,7 @@ def _join(table: Table) -> JoinSettings:
         folder=table.text("folder", "a path", "tocsin-data", pattern=r".+"),
         block_rows=table.whole("block_rows", 1_024, 65_536),
         orphans_bound_rows=table.whole("orphans_bound_rows", 1_000, 100_000_000),
+        start=table.choice("start", ("earliest", "latest")),
     )
     if _H % join.tick_ms:
         remedy = "use for instance 10 s, 15 s, 30 s or 1 min"
@@ -291,6 +292,8 @@ def _worker(table: Table) -> WorkerSettings:
         restore_wait_ms=table.duration("restore_wait", _S, _H),
         stall_wait_ms=table.duration("stall_wait", _S, _H),
         read_back_wait_ms=table.duration("read_back_wait", _S, _H),
+        outage_wait_ms=table.duration("outage_wait", _S, _H),
+        hand_over_wait_ms=table.duration("hand_over_wait", 100, 30 * _MIN),
         group_limit=table.whole("group_limit", 1, 10_000),
     )
     for name, shorter_ms, than, longer_ms in (
@@ -300,6 +303,11 @@ def _worker(table: Table) -> WorkerSettings:
         if shorter_ms * 3 > longer_ms:
             expected = f"at most a third of {than} ({duration_text(longer_ms)})"
             table.note(name, expected, duration_text(shorter_ms), f"lower it, or raise {than}")
+    if worker.hand_over_wait_ms >= worker.session_timeout_ms:
+        expected = f"less than session_timeout ({duration_text(worker.session_timeout_ms)})"
+        table.note(
+            "hand_over_wait", expected, duration_text(worker.hand_over_wait_ms), "lower it, or raise session_timeout"
+        )
     table.close()
     return worker
 

@@ -126,6 +126,8 @@ class JoinSettings:
         Rows of a segment of pending outputs.
     orphans_bound_rows
         Labels of one partition that may wait for their output.
+    start
+        Where a partition that was never read begins.
     """
 
     tick_ms: int
@@ -139,6 +141,7 @@ class JoinSettings:
     folder: str
     block_rows: int
     orphans_bound_rows: int
+    start: Literal["earliest", "latest"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,10 @@ class WorkerSettings:
         How long a record that the brokers hold may stay undelivered before it is read back.
     read_back_wait_ms
         How long reading back may find nothing where the brokers say there is something.
+    outage_wait_ms
+        How long the brokers may not acknowledge what the join writes, before it ends.
+    hand_over_wait_ms
+        How long the join's last checkpoint may take when its partitions go to another worker.
     group_limit
         Records that may wait for one commit.
     """
@@ -174,6 +181,8 @@ class WorkerSettings:
     restore_wait_ms: int
     stall_wait_ms: int
     read_back_wait_ms: int
+    outage_wait_ms: int
+    hand_over_wait_ms: int
     group_limit: int
 
 

@@ -6,15 +6,18 @@ own, named after it: so its state stays the same whichever stages share a proces
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from config.settings import Settings
 from detectors.table import NEEDS
 from schemas.receipt import Receipt
 from streams.runtime import specs
 from streams.runtime.channels.table import open_channels
-from streams.runtime.faust_host import FaustHost, HostSettings
+from streams.runtime.faust_host import FaustHost, HostSettings, end_hard
+from streams.runtime.hot_path import HotPath, HotPathSettings, Status
 from streams.runtime.sender import Sender
 from streams.runtime.stage_spec import StageSpec
 from streams.stages.join import JoinSettings
@@ -62,6 +65,27 @@ def host_settings(settings: Settings, stage: str, *, writes_clock: bool) -> Host
         delivery_wait_ms=kafka.delivery_wait_ms,
         read_back_wait_ms=worker.read_back_wait_ms,
         group_limit=worker.group_limit,
+    )
+
+
+def hot_path_settings(settings: Settings, *, clock: Literal["wall", "topic"]) -> HotPathSettings:
+    """Return what a worker of the join is told; `clock` is `topic` where a replayer writes the time."""
+    worker = settings.worker
+    return HotPathSettings(
+        kafka=settings.kafka,
+        join=join_settings(settings),
+        models=settings.models,
+        app_id="tocsin-join",
+        instance_id=f"{worker.instance}-join" if worker.instance else None,
+        session_timeout_ms=worker.session_timeout_ms,
+        heartbeat_ms=worker.heartbeat_ms,
+        folder=Path(settings.join.folder),
+        checkpoint_ms=settings.join.checkpoint_ms,
+        clock=clock,
+        start=settings.join.start,
+        restore_wait_ms=worker.restore_wait_ms,
+        outage_wait_ms=worker.outage_wait_ms,
+        hand_over_wait_ms=worker.hand_over_wait_ms,
     )
 
 
@@ -133,13 +157,47 @@ class SmallStages:
         return self.hosts[stage].taken_ms(stage)
 
 
+class Joining:
+    """The join in a thread of its own, for a process that runs other stages too; where it fails, the process ends."""
+
+    def __init__(self, settings: HotPathSettings) -> None:
+        self._told = threading.Event()
+        self._path = HotPath(settings)
+        self._thread = threading.Thread(target=self._run, name="join", daemon=True)
+
+    @property
+    def status(self) -> Status:
+        """What can be seen of it from outside."""
+        return self._path.status
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell it to make all last, and wait until it has; it waits for the brokers within bounds of its own."""
+        self._told.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._path.run(self._told.is_set)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, this process is not to go on
+            end_hard("join", error)
+
+
 async def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Run small stages until SIGTERM or SIGINT."""
+    """Run stages until SIGTERM or SIGINT."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    small = SmallStages(settings, stages, environ, writes_clock=True)
+    joining = Joining(hot_path_settings(settings, clock="wall")) if "join" in stages else None
+    small = SmallStages(settings, [one for one in stages if one != "join"], environ, writes_clock=True)
     await small.start()
+    if joining is not None:
+        joining.start()
     await stopping.wait()
+    if joining is not None:
+        await asyncio.to_thread(joining.stop)
     await small.stop()

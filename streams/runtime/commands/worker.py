@@ -1,9 +1,10 @@
 """Run stages in this process until it is told to stop.
 
   tocsin worker all --config tocsin.toml                        everything in one process
-  tocsin worker triage escalate notify --config tocsin.toml     some of it; run as many workers as there are partitions
+  tocsin worker join --config tocsin.toml                       the join alone, with a processor to itself
+  tocsin worker detect triage escalate notify --config tocsin.toml
 
-Stages: detect, triage, escalate, notify. Logs are JSON on standard output, one line a decision. SIGTERM and Ctrl-C make
+Run as many workers of a stage as there are partitions, at most. Logs are JSON on standard output, one line a decision. SIGTERM and Ctrl-C make
 it finish what is in hand and leave. A worker that finds a fault of its own ends at once with status 70: start it again,
 nothing is lost.
 """
@@ -13,10 +14,10 @@ import asyncio
 import logging
 import os
 
-from streams.runtime import kafka, logs, topics
+from streams.runtime import hot_path, kafka, logs, topics
 from streams.runtime.commands.common import add_settings, settings_of
 from streams.runtime.terminal import CommandError, Exit, complain
-from streams.runtime.wiring import SMALL_STAGES, serve, table_changelogs
+from streams.runtime.wiring import STAGES, hot_path_settings, serve, table_changelogs
 
 log = logging.getLogger("tocsin.worker")
 
@@ -24,7 +25,7 @@ log = logging.getLogger("tocsin.worker")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     parser.add_argument(
-        "stages", nargs="+", choices=("all", *SMALL_STAGES), metavar="STAGE", help="which stages; all for all"
+        "stages", nargs="+", choices=("all", *STAGES), metavar="STAGE", help=", ".join(("all", *STAGES))
     )
     parser.add_argument("--quiet", action="store_true", help="log warnings and worse only")
     add_settings(parser)
@@ -33,13 +34,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check the topics, then run."""
     settings = settings_of(arguments, opens_channels=True)
-    stages = SMALL_STAGES if "all" in arguments.stages else tuple(dict.fromkeys(arguments.stages))
+    stages = STAGES if "all" in arguments.stages else tuple(dict.fromkeys(arguments.stages))
     faults = topics.check(kafka.admin(settings.kafka), settings.kafka, table_changelogs(settings))
     if faults:
         said = "\n".join(map(str, faults))
         raise CommandError(Exit.NOT_SO, f"the topics are not as they must be, nothing was started\n{said}")
     logs.begin(logging.WARNING if arguments.quiet else logging.INFO)
     log.info("worker.begins stages=%s", ",".join(stages))
+    if stages == ("join",):
+        return hot_path.serve(hot_path_settings(settings, clock="wall"))
     asyncio.run(serve(settings, stages, os.environ))
     log.info("worker.ended reason=told")
     complain("stopped")
