@@ -2,7 +2,8 @@
 
   tocsin produce outputs.ndjson --config tocsin.toml             as fast as the brokers take them
   tocsin produce labels.parquet --rate 500                       500 rows a second
-  tocsin produce history.parquet --speed 60 --shift-to-now       an hour in a minute, beginning now
+  tocsin produce history.parquet --end-now                       as if its newest row happened now
+  tocsin produce history.parquet --start-now --speed 1           as it once came, beginning now
   tocsin produce outputs.parquet --rows 100                      100 rows a message
 
 NDJSON or Parquet. A row with made_at_ms and a prediction is an output, one with labelled_at_ms and a label is a label; a
@@ -42,7 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--rate", type=_above_0, metavar="N", help="rows a second")
     pace.add_argument("--speed", type=_above_0, metavar="X", help="X times as fast as event time")
-    parser.add_argument("--shift-to-now", action="store_true", help="move all times so that the first row is made now")
+    shift = parser.add_mutually_exclusive_group()
+    shift.add_argument("--start-now", action="store_true", help="move all times so that the first row happens now")
+    shift.add_argument("--end-now", action="store_true", help="move all times so that the newest row happens now")
     parser.add_argument(
         "--rows", type=int, default=1, metavar="N", help=f"rows a message, at most {MOST_ROWS} (default %(default)s)"
     )
@@ -83,8 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     _check_partitions(settings.kafka)
     sent = Sent()
     records = in_time(read_rows(arguments.file), sent)
-    if arguments.shift_to_now:
-        records = shifted(records, time.time_ns() // 1_000_000)
+    by_ms = _shift_ms(arguments)
+    if by_ms != 0:
+        records = shifted(records, by_ms)
     try:
         with Progress("sending", total, "rows") as progress:
             _send(arguments, settings.kafka, _paced(records, arguments.rate, arguments.speed), sent, progress)
@@ -160,12 +164,20 @@ def event_ms(record: Output | Label) -> int:
     return record.made_at_ms if isinstance(record, Output) else record.labelled_at_ms
 
 
-def shifted(records: Iterable[Output | Label], now_ms: int) -> Iterator[Output | Label]:
-    """Move all times by what brings the first to `now_ms`."""
-    by_ms: int | None = None
+def _shift_ms(arguments: argparse.Namespace) -> int:
+    """Return by what all times are moved; for that the file is read once more."""
+    if not (arguments.start_now or arguments.end_now):
+        return 0
+    if arguments.start_now and (arguments.speed or 1) > 1:
+        raise CommandError(Exit.USAGE, "--start-now with --speed above 1 makes rows of the future, which are refused")
+    times = (event_ms(record) for record in in_time(read_rows(arguments.file), Sent()))
+    at_ms = next(times, None) if arguments.start_now else max(times, default=None)
+    return 0 if at_ms is None else time.time_ns() // 1_000_000 - at_ms
+
+
+def shifted(records: Iterable[Output | Label], by_ms: int) -> Iterator[Output | Label]:
+    """Move all times."""
     for record in records:
-        if by_ms is None:
-            by_ms = now_ms - event_ms(record)
         if isinstance(record, Output):
             yield replace(record, made_at_ms=record.made_at_ms + by_ms)
         else:

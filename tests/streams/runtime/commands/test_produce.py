@@ -1,6 +1,7 @@
 """Rows from a file to the topics: each where it belongs, in its time, by itself or with others."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_all_times_are_moved_by_the_same() -> None:
         Label(prediction_id="a", model="m", labelled_at_ms=160, label=1, made_at_ms=100),
         Label(prediction_id="b", model="m", labelled_at_ms=170, label=1),
     ]
-    moved = list(shifted(given, 5_000))
+    moved = list(shifted(given, 4_900))
     assert [event_ms(record) for record in moved] == [5_000, 5_060, 5_070]
     labels = [record for record in moved if isinstance(record, Label)]
     assert [label.made_at_ms for label in labels] == [5_000, UNSET]
@@ -144,3 +145,12 @@ def test_partition_counts_that_differ_from_the_settings_are_refused_before_anyth
     status, out, err = tocsin("produce", str(file))
     assert (status, out) == (Exit.NOT_SO, "")
     assert "4 partitions, the settings say 6" in err
+
+
+def test_the_newest_row_happens_now_and_no_row_of_the_future_is_made(tocsin: Tocsin, file: Path, broker: str) -> None:
+    before_ms = time.time_ns() // 1_000_000
+    assert tocsin("produce", str(file), "--end-now")[0] == Exit.DONE
+    newest_ms = max(json.loads(value).get("labelled_at_ms", 0) for _, _, value in written(broker, "labels"))
+    assert before_ms <= newest_ms <= time.time_ns() // 1_000_000
+    status, _, err = tocsin("produce", str(file), "--start-now", "--speed", "60")
+    assert (status, "future" in err) == (Exit.USAGE, True)
