@@ -71,11 +71,15 @@ PUBLISH_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
 """How often garbage is collected by hand: the loop makes no cycles, and the collector costs a tenth of it."""
 MISMATCH_LOG_EVERY_S = 10.0
+QUIET_S = 2.0
+"""How long a log that is said to go on may give no record, before it is looked at what lies there."""
+LOOK_EVERY_S = 2.0
 COMMIT_WAIT_S = 5.0
 """How long the last commit of a worker that leaves may take."""
 EXIT_STATUS = 70  # EX_SOFTWARE
 
 _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - librdkafka's own codes have no other names
+_WITH_EOF = {"enable.partition.eof": "true"}
 _LOST_POSITION = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
 _BY_TOPIC: Mapping[str, Callable[[Mapping[str, Model], int], OutputEdge | LabelEdge]] = {
     OUTPUTS: OutputEdge,
@@ -178,6 +182,11 @@ class _Owned:
     next: dict[str, int] = field(default_factory=dict)
     newest_ms: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    heard_s: dict[str, float] = field(default_factory=dict)
+    """When a record of the topic last came, or the partition was assigned."""
+    unsure: set[str] = field(default_factory=lambda: set(_BY_TOPIC))
+    """Topics of which nothing came since they were assigned."""
+    gaps: dict[str, int] = field(default_factory=dict)
     tombstones: tuple[bytes, ...] = ()
     lasting: object = None
     """What the last checkpoint held, to tell whether there is anything new."""
@@ -208,7 +217,9 @@ class HotPath:
         self._clock_ms: int | None = None
         self._dead: list[DeadLetter] = []
         self._probe: _Probe | None = None
-        self._due = dict.fromkeys(("probe", "checkpoint", "member", "disk", "publish", "collect", "mismatch"), 0.0)
+        self._due = dict.fromkeys(
+            ("probe", "checkpoint", "member", "disk", "publish", "collect", "mismatch", "look"), 0.0
+        )
         self._fatal: KafkaError | None = None
         self._idle = True
         self._commits_waiting = 0
@@ -249,7 +260,6 @@ class HotPath:
         faults = topics.check(self._admin, cluster, settings_too=False)
         if faults:
             raise StartRefusedError("\n".join(map(str, faults)))
-        eof = {"enable.partition.eof": "true"}
         self._member: Consumer = kafka.group_member(
             cluster,
             "join-outputs",
@@ -259,18 +269,20 @@ class HotPath:
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_ms=settings.heartbeat_ms,
             on_commit=self._on_commit,
-            **eof,
         )
-        aside = f"{settings.group}-aside"  # nothing joins it, nothing is committed to it
-        self._labels: Consumer = kafka.consumer(cluster, "join-labels", aside, self._on_error, **eof)
-        self._changelog: Consumer = kafka.consumer(cluster, "join-changelog", aside, self._on_error, **eof)
-        self._follower: Consumer = kafka.consumer(cluster, "join-baselines", aside, self._on_error, **eof)
+        self._labels: Consumer = self._reader("labels")
+        self._changelog: Consumer = self._reader("changelog", **_WITH_EOF)
+        self._follower: Consumer = self._reader("baselines", **_WITH_EOF)
         self._delivery = Delivery(
             kafka.producer(cluster, "join", self._on_error),
             topic_prefix=cluster.topic_prefix,
             outage_wait_ms=settings.outage_wait_ms,
             alive=self._beat,
         )
+
+    def _reader(self, name: str, **others: str) -> Consumer:
+        """Return a consumer outside of the group: nothing joins its group, nothing is committed to it."""
+        return kafka.consumer(self._kafka, f"join-{name}", f"{self.settings.group}-aside", self._on_error, **others)
 
     def _close(self) -> None:
         self._dead = []
@@ -517,12 +529,18 @@ class HotPath:
         return max(position, low)
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """First and next offset of a log, as the brokers say it now."""
+        """First and next offset of a log, as the brokers say it now.
+
+        Asked on a connection of its own: behind a consumer's fetch that waits for records, the question would wait too.
+        """
+        wait_s = self._kafka.request_wait_ms / 1000
         place = TopicPartition(self._full(topic), partition)
-        bounds = self._labels.get_watermark_offsets(place, self._kafka.request_wait_ms / 1000, cached=False)
-        if bounds is None:
-            raise TimeoutError(f"no answer where {place.topic}[{partition}] begins and ends")
-        return bounds
+        asked = [
+            self._admin.list_offsets({place: spec}, request_timeout=wait_s)[place]
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+        ]
+        low, high = (answer.result(wait_s).offset for answer in asked)
+        return low, high
 
     def _assign(self) -> None:
         """Fetch what works from where it stands; for the others the group keeps their numbers for us."""
@@ -534,6 +552,9 @@ class HotPath:
 
     def _places(self, topic: str) -> list[TopicPartition]:
         working = [] if self._paused else self._working()
+        for one in working:
+            one.unsure.add(topic)
+            one.heard_s[topic] = time.monotonic()
         return [TopicPartition(self._full(topic), one.partition, one.next[topic]) for one in working]
 
     # -- reading
@@ -601,6 +622,15 @@ class HotPath:
             offsets = offsets[bisect_left(offsets, start) :]
             if not offsets:
                 return
+        if topic in one.unsure and offsets[0] > start and one.gaps.get(topic) != offsets[0]:
+            # a gap of the log itself, or a record fetched under an assignment before this one: asked for again, a gap
+            # of the log is there again
+            one.gaps[topic] = offsets[0]
+            self.counts["gaps_asked_again"] += 1
+            self._assign()
+            return
+        one.unsure.discard(topic)
+        one.heard_s[topic] = time.monotonic()
         messages = Messages(
             partition=one.partition,
             start=start,
@@ -641,15 +671,9 @@ class HotPath:
             self._dead.append(msgspec.structs.replace(letter, recorded_at_ms=now_ms))
 
     def _take_notice(self, topic: str, message: Message) -> None:
-        """Answer what is no record: an end of a log, or an error."""
+        """Answer an error."""
         one = self._owned.get(message.partition() if message.partition() is not None else -1)  # type: ignore[arg-type]
         code = _code(message)
-        if code == _EOF:
-            offset = message.offset()
-            if one is not None and one.join is not None and offset is not None:
-                # behind transactional producers the log's end lies past the last record
-                one.next[topic] = max(one.next[topic], offset)
-            return
         self._note_error(message)
         if code == _LOST_POSITION and one is not None and one.join is not None:
             low, _ = self._bounds(topic, one.partition)
@@ -700,12 +724,31 @@ class HotPath:
                 one.ends.pop(topic, None)
             else:
                 one.ends[topic] = answer.result().offset
+                if one.join is not None and one.ends[topic] > one.next[topic]:
+                    self._look_past(one, topic)
         if probe.asked_ms is None:
             return
         for one in self._working():
             if one.join is not None and (OUTPUTS, one.partition) in probe.answers:
                 at_edge = {topic: one.next[topic] >= one.ends.get(topic, one.next[topic] + 1) for topic in _BY_TOPIC}
                 one.join.advance(probe.asked_ms, outputs_at_edge=at_edge[OUTPUTS], labels_at_edge=at_edge[LABELS])
+
+    def _look_past(self, one: _Owned, topic: str) -> None:
+        """Move to the end of a log behind whose last record only marks of transactions lie.
+
+        What a consumer says of an end can stem from an assignment before the last, so that a fresh one is asked.
+        """
+        if time.monotonic() - one.heard_s[topic] < QUIET_S or not self._is_due("look", LOOK_EVERY_S):
+            return
+        reader = self._reader("end", **_WITH_EOF)
+        try:
+            reader.assign([TopicPartition(self._full(topic), one.partition, one.next[topic])])
+            message = reader.poll(self._kafka.request_wait_ms / 1000)
+        finally:
+            reader.close()
+        self.counts["looked_past"] += 1
+        if message is not None and _code(message) == _EOF:
+            one.next[topic] = max(one.next[topic], message.offset() or 0)
 
     # -- making it last
 

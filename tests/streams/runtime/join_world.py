@@ -22,6 +22,7 @@ from streams.runtime.hashing import class_hash, id_hashes
 from streams.runtime.hot_path import HotPathSettings
 from streams.stages.blocks import BlockKey, Manifest
 from streams.stages.join import JoinSettings
+from tests.simulation.join_driver import _shown
 from tests.simulation.join_oracle import JoinOracle, LabelRow, Move, OutputRow, Verdict, moved_to
 
 BEGAN_MS = 1_700_000_000_000
@@ -256,7 +257,7 @@ class World:
         assert len(expected) > 100, "there is something to compare"
         assert sent.keys() == expected.keys()
         for key, value in expected.items():
-            assert sent[key] == value, key
+            assert sent[key] == value, (key, _shown(sent[key]), _shown(value))
         for partition, manifest in self.manifests().items():
             counted = {name: n for name, n in manifest.counters.items() if n}
             verdict = {name: n for name, n in self.verdict(partition).counters.items() if n}
