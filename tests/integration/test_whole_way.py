@@ -1,0 +1,120 @@
+"""From two topics to an incident, by commands alone: a baseline from last year, this year's stream, and a silent rollback."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.instant import instant
+from streams.runtime.demo.census import census
+from streams.runtime.demo.generator import MINUTE_MS, Stream, stream
+from streams.runtime.terminal import Exit
+
+TOCSIN = str(Path(sys.executable).with_name("tocsin"))
+WAIT_S = 180
+BEGINS_MS = 1_768_208_400_000
+FAULT_AFTER_MS, LASTS_MS = 40 * MINUTE_MS, 80 * MINUTE_MS
+SETTINGS = """
+[join]
+folder = "{folder}"
+
+[models.employment]
+kind = "classification"
+sla_accuracy = 0.75
+segments = ["SEX"]
+features = {{ AGEP = "numeric", SCHL = "categorical" }}
+required = ["AGEP"]
+label_wait = "1 d"
+"""
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+Tocsin = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def written(file: Path, run: Stream, until_ms: int) -> Path:
+    """Write a run with the labels that were known by its end beside their outputs."""
+    labels = {one.prediction_id: one for one in run.labels(0, until_ms)}
+    with file.open("w") as lines:
+        for output in run.outputs(0, until_ms):
+            row: dict[str, Any] = json.loads(output.encode())
+            label = labels.get(output.prediction_id)
+            if label is not None:
+                row |= {"label": label.label, "labelled_at_ms": label.labelled_at_ms}
+            lines.write(json.dumps(row) + "\n")
+    return file
+
+
+@pytest.fixture
+def options(kafka: str, topic_prefix: str, tmp_path: Path) -> Sequence[str]:
+    file = tmp_path / "tocsin.toml"
+    file.write_text(SETTINGS.format(folder=tmp_path / "data"))
+    return ["--config", str(file), "--broker", kafka, "--topic-prefix", topic_prefix]
+
+
+@pytest.fixture
+def tocsin(options: Sequence[str]) -> Tocsin:
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([TOCSIN, *words, *options], check=False, capture_output=True, text=True, timeout=WAIT_S)
+        assert done.returncode in {Exit.DONE, Exit.NOT_SO}, done.stderr
+        return done
+
+    return call
+
+
+def test_a_silent_rollback_opens_an_incident_and_nothing_did_before_it(
+    tocsin: Tocsin, options: Sequence[str], tmp_path: Path
+) -> None:
+    #  begin      fault +40 min                        +80 min = now
+    #  |----------|..detected..hold-down 15 min..|opened--|
+    healthy = stream(census(2015), name="ref", begins_at_ms=BEGINS_MS - 10**9, seed=1)
+    broken = stream(
+        census(2016),
+        name="live",
+        begins_at_ms=BEGINS_MS,
+        seed=2,
+        fault="rollback",
+        fault_at_ms=BEGINS_MS + FAULT_AFTER_MS,
+    )
+    past = written(tmp_path / "past.ndjson", healthy, healthy.begins_at_ms + 120 * MINUTE_MS)
+    live = written(tmp_path / "live.ndjson", broken, BEGINS_MS + LASTS_MS)
+    assert tocsin("topics", "create").returncode == Exit.DONE
+    built = tocsin(
+        "baseline", "build", str(past), "--model", "employment", "--valid-from", "2026-01-01T00:00:00Z", "--json"
+    )
+    assert json.loads(built.stdout)["armed"]["raw_error"] > 0
+    now_ms = time.time_ns() // 1_000_000
+    sent = json.loads(tocsin("produce", str(live), "--rows", "100", "--end-now", "--json").stdout)
+    fault_ms = now_ms - LASTS_MS + FAULT_AFTER_MS
+
+    logged = tmp_path / "worker.log"
+    with (
+        logged.open("w") as log,
+        subprocess.Popen([TOCSIN, "worker", "all", *options], stdout=log, stderr=log) as worker,
+    ):
+        try:
+            opened = incidents(tocsin)
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            status = worker.wait(WAIT_S)
+    assert status == Exit.DONE, logged.read_text()[-3000:]
+    assert sent["refused"] == 0
+    first = min(instant(one["detected_at"]) for one in opened)
+    assert first > fault_ms, opened
+    assert first - fault_ms < 30 * MINUTE_MS
+    assert tocsin("dead-letters", "list").stdout == ""
+
+
+def incidents(tocsin: Tocsin) -> list[dict[str, Any]]:
+    """Wait for an incident about the quality of answers; return all that were opened."""
+    for _ in range(WAIT_S // 2):
+        found = [json.loads(line) for line in tocsin("incidents", "list", "--all", "--json").stdout.splitlines()]
+        if any(one["class"] == "model_quality" for one in found):
+            return found
+        time.sleep(2)
+    pytest.fail("no incident was opened")
