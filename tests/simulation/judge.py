@@ -1,0 +1,182 @@
+"""Does what lies in the topics hold against the plain computation?"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from msgspec.structs import replace
+
+from schemas.closed import Closed
+from schemas.finding import Finding
+from schemas.incident import Incident
+from schemas.notification import Notification
+from schemas.receipt import Receipt
+from schemas.through import Through
+from schemas.window_stats import WindowStats
+from streams.runtime import topics
+from streams.runtime.topics import partition_of
+from tests.simulation import oracle
+from tests.simulation.simulation import SINKS, Simulation, incident_of
+from tests.simulation.workload import TICK_MS
+
+TOCSIN = "tocsin"
+"""What Tocsin says of itself follows the clock of its hosts, and is left out of comparisons."""
+
+END_WAIT_TICKS = 5
+"""A message that is younger may still be on its way, or wait for its next attempt."""
+
+
+@dataclass
+class Verdict:
+    """What does not hold, each with enough to find it."""
+
+    conservation: list[str] = field(default_factory=list)
+    incidents: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def judge(run: Simulation) -> Verdict:
+    """Judge a run that has come to rest."""
+    verdict = Verdict()
+    sums = _join(run, verdict)
+    _detect(run, sums, verdict)
+    _triage(run, verdict)
+    _messages(run, verdict)
+    return verdict
+
+
+def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:
+    """Conservation, the oracle's counters, and the oracle's window statistics byte by byte."""
+    verdicts = []
+    for host, journals in zip(run.joins, run.journals, strict=True):
+        where = f"source {host.partition}"
+        expected = oracle.join_verdict(host)
+        verdicts.append(expected)
+        if host.join.conservation_error() or journals.crooked:
+            verdict.conservation.append(f"{where}: {host.join.conservation_error()} rows, {journals.crooked} times")
+        gauges = host.join.gauges
+        counters = host.join.counters | {"pending": gauges["pending_rows"], "orphan_pending": gauges["orphan_rows"]}
+        ours, theirs = ({name: n for name, n in one.items() if n} for one in (counters, expected.counters))
+        for name in oracle.differing(ours, theirs):
+            verdict.conservation.append(f"{where}: {name} is {ours.get(name)}, expected {theirs.get(name)}")
+        verdict.counts.update(ours)
+        sent = {}
+        for _, value in expected.window_stats():
+            stats = WindowStats.decode(value)
+            sent[stats.model, stats.tick_start_ms, stats.part] = value
+        for place in oracle.differing(journals.sent, sent):
+            verdict.conservation.append(f"{where}: window statistics of {place}")
+        verdict.conservation += [f"{where}: two forms of {place}" for place in journals.clashes]
+    return oracle.by_tick(verdicts)
+
+
+def _span_ms(run: Simulation, sink: int) -> tuple[int, int]:
+    """Event time from which detect begins, and through which every source partition has closed.
+
+    The log says both: the first thing that each source partition says, and the last.
+    """
+    first: dict[int, int] = {}
+    through: dict[int, int] = {}
+    for entry in run.topics[topics.WINDOW_STATS, sink]:
+        record = run.decoded(topics.WINDOW_STATS, entry)
+        source = record.source_partition
+        if isinstance(record, Closed):
+            first.setdefault(source, record.through_ms - TICK_MS)
+            through[source] = max(record.through_ms, through.get(source, 0))
+        else:
+            first.setdefault(source, record.tick_start_ms)
+    return min(first.values()), min(through.values())
+
+
+def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
+    """Compare findings by (id, revision): every form of one alike, none after the mark that says that no more will come."""
+    spans = [_span_ms(run, sink) for sink in range(SINKS)]
+    expected = {
+        (one.finding_id, one.revision): one
+        for model in sums
+        for one in oracle.findings(model, sums[model], *spans[partition_of(model, SINKS)])
+    }
+    ours: dict[tuple[str, int], Finding] = {}
+    for sink in range(SINKS):
+        newest_ms = 0
+        for entry in run.topics[topics.FINDINGS, sink]:
+            record = run.decoded(topics.FINDINGS, entry)
+            if isinstance(record, Through):
+                newest_ms = max(newest_ms, record.through_ms)
+                continue
+            if record.model == TOCSIN:
+                continue
+            record = replace(record, recorded_at_ms=0)
+            place = record.finding_id, record.revision
+            if place not in ours and newest_ms >= record.decided_at_ms:
+                verdict.incidents.append(f"finding {place} came after its mark")
+            if ours.setdefault(place, record) != record:
+                verdict.incidents.append(f"finding {place} has two forms")
+        if newest_ms != spans[sink][1]:
+            verdict.incidents.append(f"sink {sink}: detect came to {newest_ms}, closed through {spans[sink][1]}")
+    for place in oracle.differing(ours, expected):
+        verdict.incidents.append(f"finding {ours.get(place)}, expected {expected.get(place)}")
+    verdict.counts["findings"] = len(ours)
+
+
+def _content(incident: Incident) -> Incident:
+    return replace(incident, recorded_at_ms=None)
+
+
+def _incidents(routed: Iterable[Any]) -> dict[tuple[str, int], Incident]:
+    """Transitions by (incident, seq); where one was written again after a crash, the last counts."""
+    transitions = {}
+    for one in routed:
+        incident = _content(incident_of(one))
+        transitions[incident.incident_id, incident.seq] = incident
+    return transitions
+
+
+def _triage(run: Simulation, verdict: Verdict) -> None:
+    for sink in range(SINKS):
+        events = run.ledgers["triage", sink].consumed
+        said = oracle.told(run.specs["triage"], sink, events)
+        expected = _incidents(one for one in said if one.topic == topics.INCIDENTS)
+        ours = _incidents(run.topics[topics.INCIDENTS, sink])
+        latest = {
+            incident_of(entry).incident_id: incident_of(entry) for entry in run.topics[topics.INCIDENTS_LATEST, sink]
+        }
+        for place in oracle.differing(ours, expected):
+            verdict.incidents.append(f"transition {place}: {ours.get(place)}, expected {expected.get(place)}")
+        last = {name: _content(incident) for name, incident in latest.items()}
+        newest = {name: expected[name, seq] for name, seq in sorted(expected)}
+        for name in oracle.differing(last, newest):
+            verdict.incidents.append(f"latest of {name}")
+        verdict.counts["incidents"] += len(newest)
+        verdict.counts["transitions"] += len(expected)
+
+
+def _names(routed: Iterable[Any], topic: str) -> set[str]:
+    return {Notification.decode(one.value).notification_id for one in routed if getattr(one, "topic", topic) == topic}
+
+
+def _messages(run: Simulation, verdict: Verdict) -> None:
+    """No notification is lost or doubled under another id; each comes to one end."""
+    for sink in range(SINKS):
+        ledger = run.ledgers["escalate", sink]
+        expected = _names(oracle.told(run.specs["escalate"], sink, ledger.consumed), topics.NOTIFICATIONS)
+        log = run.topics[topics.NOTIFICATIONS, sink]
+        ours = _names(log, topics.NOTIFICATIONS)
+        verdict.incidents += [f"notification {name} is missing" for name in expected - ours]
+        lost = _names(ledger.lost, topics.NOTIFICATIONS)
+        verdict.incidents += [f"notification {name} is doubled" for name in ours - expected - lost]
+        ends: defaultdict[str, set[str]] = defaultdict(set)
+        for entry in run.topics[topics.RECEIPTS, sink]:
+            receipt = Receipt.decode(entry.value)
+            if receipt.final:
+                ends[receipt.notification_id].add(receipt.status)
+        messages = [Notification.decode(entry.value) for entry in log]
+        young = {one.notification_id for one in messages if one.decided_at_ms > run.now_ms - END_WAIT_TICKS * TICK_MS}
+        for name in ours:
+            if len(ends[name]) != 1 and not (name in young and not ends[name]):
+                verdict.incidents.append(f"notification {name} has the ends {sorted(ends[name])}")
+        for name, statuses in ends.items():
+            if "delivered" in statuses and not run.delivered[name]:
+                verdict.incidents.append(f"notification {name} is said to be delivered, and never was")
+        verdict.counts["notifications"] += len(ours)
