@@ -97,6 +97,7 @@ class Simulation:
         self.now_ms = T0_MS
         self.crashes = 0
         self.stops = 0
+        self.fenced = 0
         self.delivered: Counter[str] = Counter()
         """How often each message reached its target."""
         self.journals = [Journals() for _ in range(SOURCES)]
@@ -318,13 +319,22 @@ class Simulation:
 
     def _round(self) -> None:
         host = self.rng.choice(self._hosts())
-        run = self._runs[host]
         for _ in range(self.rng.choice((1, 3, 10, 40))):
-            if next(run) is Step.IDLE:
+            if self._step(host) is Step.IDLE or host.ended:
                 break
         if self.rng.random() < 0.1:
             self._send_messages()
             self._let_people_act()
+
+    def _step(self, host: JoinHost | StageHost) -> Step:
+        """Let a host do one thing; one that a late claim of a stopped owner has fenced ends, and starts again."""
+        step = next(self._runs[host], None)
+        if step is None:
+            assert isinstance(host, JoinHost), "a stage's host ends only from outside"
+            self.fenced += 1
+            self._replace(host, stopped=False)
+            return Step.WORKED
+        return step
 
     def _may_tick(self) -> bool:
         """Whether every stage has taken a clock value that is new enough."""
@@ -347,7 +357,7 @@ class Simulation:
             busy = bool(self._flying)
             self._send_messages(calm=True)
             for host in self._hosts():
-                while next(self._runs[host]) is not Step.IDLE:
+                while not host.ended and self._step(host) is not Step.IDLE:
                     busy = True
                     steps += 1
                     if steps > STEP_BOUND:
