@@ -64,6 +64,8 @@ BUSY_PROBE_EVERY_S = 1.0
 """The same, while there is a backlog."""
 RESTORE_MESSAGES = 200
 """Blocks read in one slice of a restore."""
+CHANGELOG_FETCH_WAIT_MS = 50
+"""How long a broker waits for records before it says that the changelog has ended: a restore waits as long."""
 DEAD_LETTERS_BOUND = 5_000
 """Dead letters that may wait for a checkpoint; more make one at once."""
 TRY_DISK_EVERY_S = 1.0
@@ -271,7 +273,9 @@ class HotPath:
             on_commit=self._on_commit,
         )
         self._labels: Consumer = self._reader("labels")
-        self._changelog: Consumer = self._reader("changelog", **_WITH_EOF)
+        self._changelog: Consumer = self._reader(
+            "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}
+        )
         self._follower: Consumer = self._reader("baselines", **_WITH_EOF)
         self._delivery = Delivery(
             kafka.producer(cluster, "join", self._on_error),
@@ -280,7 +284,7 @@ class HotPath:
             alive=self._beat,
         )
 
-    def _reader(self, name: str, **others: str) -> Consumer:
+    def _reader(self, name: str, **others: str | int) -> Consumer:
         """Return a consumer outside of the group: nothing joins its group, nothing is committed to it."""
         return kafka.consumer(self._kafka, f"join-{name}", f"{self.settings.group}-aside", self._on_error, **others)
 
@@ -738,7 +742,8 @@ class HotPath:
 
         What a consumer says of an end can stem from an assignment before the last, so that a fresh one is asked.
         """
-        if time.monotonic() - one.heard_s[topic] < QUIET_S or not self._is_due("look", LOOK_EVERY_S):
+        quiet = not self._paused and time.monotonic() - one.heard_s[topic] >= QUIET_S
+        if not quiet or not self._is_due("look", LOOK_EVERY_S):
             return
         reader = self._reader("end", **_WITH_EOF)
         try:

@@ -108,4 +108,4 @@ def group_member(
 
 def admin(settings: KafkaSettings, name: str = "admin") -> AdminClient:
     """Return a client that asks about and makes topics."""
-    return AdminClient({**settings.client(), "client.id": f"tocsin-{name}"})
+    return AdminClient(_common(settings, name, None))

@@ -1,17 +1,27 @@
 """The join on a broker: whatever happens to its worker, what it sends is what the oracle sends."""
 
+import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from confluent_kafka import Producer
 
 from config.settings import KafkaSettings
-from streams.runtime import topics
+from detectors.binning import baseline_zero
+from schemas.baseline import Baseline
+from schemas.dead_letter import DeadLetter
+from schemas.window_stats import WindowStats
+from streams.runtime import hot_path, kafka, topics
+from streams.runtime.claims import FencedError
 from streams.runtime.embedded_broker import EmbeddedBroker
-from streams.runtime.hot_path import HotPath, HotPathSettings
-from tests.streams.runtime.join_world import LATER_MS, World, hot_path_settings
+from streams.runtime.hot_path import HotPath, HotPathSettings, StartRefusedError
+from streams.stages.blocks import BlockKey
+from tests.streams.runtime.join_world import BEGAN_MS, JOIN, LATER_MS, World, hot_path_settings, message_of
 from tests.streams.runtime.test_topics import settings as kafka_settings
 
 WAIT_S = 60
@@ -68,7 +78,9 @@ def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[..., Work
     workers: list[Worker] = []
 
     def start(**others: Any) -> Worker:  # noqa: ANN401
-        workers.append(Worker(hot_path_settings(cluster, tmp_path / str(len(workers)), **others)))
+        settings: dict[str, Any] = {"cluster": others.pop("kafka", cluster)}
+        settings["folder"] = others.pop("folder", tmp_path / str(len(workers)))
+        workers.append(Worker(hot_path_settings(**settings, **others)))
         return workers[-1]
 
     yield start
@@ -91,3 +103,172 @@ def test_what_is_sent_is_what_the_oracle_sends_over_a_restart_into_an_empty_fold
     world.check()
     second.stop()
     assert second.hot_path.counts["conservation_errors"] == 0
+
+
+def row(prediction_id: str, made_at_ms: int = BEGAN_MS, **others: Any) -> dict[str, Any]:  # noqa: ANN401
+    made = {
+        "prediction_id": prediction_id,
+        "model": "fraud",
+        "made_at_ms": made_at_ms,
+        "prediction": "1",
+        "score": 0.75,
+    }
+    return made | others
+
+
+class Inputs:
+    """Writes single rows where they belong, or where they do not."""
+
+    def __init__(self, cluster: KafkaSettings, **others: Any) -> None:  # noqa: ANN401
+        self.cluster = cluster
+        self.producer: Producer = kafka.producer(cluster, "inputs", **others)
+
+    def write(self, topic: str, rows: Sequence[Mapping[str, Any]], partition: int | None = None) -> None:
+        for one in rows:
+            own = topics.partition_of_id(one["prediction_id"], 4) if partition is None else partition
+            key = one["prediction_id"].encode()
+            self.producer.produce(self.cluster.topic_prefix + topic, json.dumps(one).encode(), key, own)
+        assert self.producer.flush(WAIT_S) == 0
+
+
+def letters(world: World, count: int) -> list[DeadLetter]:
+    """Read the first dead letters."""
+    found: list[DeadLetter] = []
+    for message in world.read(topics.DEAD_LETTERS):
+        found.append(DeadLetter.decode(message.value()))
+        if len(found) == count:
+            return found
+    raise AssertionError
+
+
+def test_a_worker_that_meets_a_higher_claim_ends_and_sends_nothing_more(
+    cluster: KafkaSettings, begin: Callable[..., Worker]
+) -> None:
+    inputs = Inputs(cluster)
+    inputs.write(topics.OUTPUTS, [row(f"a{number}") for number in range(20)])
+    worker = begin()
+    worker.until(lambda: worker.hot_path.counts["checkpoints"] > 0 and len(worker.hot_path.status.owned) == 4)
+    key = BlockKey(2, "claim", 99, 1, 0).encode()
+    inputs.producer.produce(cluster.topic_prefix + topics.CHANGELOG, b"{}", key, 2)
+    assert inputs.producer.flush(WAIT_S) == 0
+    sent = worker.hot_path.counts["window_stats"]
+    # closes ticks in all partitions, as soon as both topics are there
+    inputs.write(topics.OUTPUTS, [row(f"b{number}", BEGAN_MS + 600_000) for number in range(40)])
+    inputs.write(
+        topics.LABELS,
+        [
+            {"prediction_id": f"b{number}", "model": "fraud", "labelled_at_ms": BEGAN_MS + 600_000, "label": 1}
+            for number in range(40)
+        ],
+    )
+    worker.join()
+    assert isinstance(worker.error, FencedError)
+    assert worker.hot_path.counts["window_stats"] == sent
+    assert not list(worker.hot_path.settings.folder.glob("*/*/*")), "a fenced worker leaves no rows behind"
+
+
+def test_baselines_are_read_before_the_first_row_and_followed(
+    cluster: KafkaSettings, begin: Callable[..., Worker]
+) -> None:
+    def publish(version: int, valid_from_ms: int) -> None:
+        binning = baseline_zero(JOIN.tick_ms, 0.5)
+        baseline = Baseline(
+            model="fraud", version=version, valid_from_ms=valid_from_ms, binning=binning, reference_ms=(0, 1), armed={},
+            tolerance={}, decided_at_ms=0, lanes=("*",), arrays={"outputs": np.array([[7]])},
+        )  # fmt: skip
+        routed = topics.route(baseline, 4)
+        assert routed.partition is not None
+        inputs.producer.produce(cluster.topic_prefix + routed.topic, routed.value, routed.key, routed.partition)
+        assert inputs.producer.flush(WAIT_S) == 0
+
+    inputs, world = Inputs(cluster), World(cluster, seed=3)
+    publish(3, 0)
+    inputs.producer.produce(cluster.topic_prefix + topics.BASELINES, b"no baseline", b"x", 1)
+    inputs.write(topics.OUTPUTS, [row("p1")], partition=2)
+    worker = begin()
+    worker.until(lambda: worker.hot_path.counts["rows_model-outputs"] == 1)
+    publish(4, BEGAN_MS + 60_000)
+    worker.until(lambda: ("fraud", 4) in worker.hot_path._baselines)  # noqa: SLF001
+    inputs.write(topics.OUTPUTS, [row("p2", BEGAN_MS + 60_000)], partition=2)
+    world.tell(LATER_MS)
+    versions = {}
+    for message in world.read(topics.WINDOW_STATS):
+        if message.key() is not None:
+            stats = WindowStats.decode(message.value())
+            versions[stats.tick_start_ms] = stats.baseline_version
+        if BEGAN_MS + 60_000 in versions:
+            break
+    assert (versions[BEGAN_MS], versions[BEGAN_MS + 60_000]) == (3, 4)
+    assert worker.hot_path.counts["malformed_baselines"] == 1
+
+
+def test_a_row_from_the_future_is_a_dead_letter_with_its_own_bytes(
+    cluster: KafkaSettings, begin: Callable[..., Worker]
+) -> None:
+    world, inputs = World(cluster, seed=4), Inputs(cluster)
+    ahead = row("p1", 4_000_000_000_000)
+    value = message_of([row("p0"), ahead])
+    inputs.producer.produce(cluster.topic_prefix + topics.OUTPUTS, value, b"p0", 2)
+    inputs.write(topics.OUTPUTS, [ahead], partition=2)
+    worker = begin()
+    first, second = letters(world, 2)
+    assert (first.offset, first.row, first.field, first.record) == (0, 1, "made_at_ms", "output")
+    assert first.value is not None
+    assert second.value is not None
+    assert json.loads(first.value)["prediction_id"] == json.loads(second.value)["prediction_id"] == "p1"
+    assert first.recorded_at_ms > 0
+    worker.until(lambda: worker.hot_path.status.counts.get("checkpoints", 0) > 0)
+    worker.until(lambda: worker.hot_path.status.partitions[2]["dead_output"] == 2)
+    assert worker.hot_path.status.partitions[2]["conservation_error"] == 0
+
+
+def test_a_foreign_partitioner_is_counted(cluster: KafkaSettings, begin: Callable[..., Worker]) -> None:
+    Inputs(cluster).write(topics.OUTPUTS, [row(f"p{number}") for number in range(200)], partition=1)
+    worker = begin()
+    worker.until(lambda: worker.hot_path.counts["rows_model-outputs"] == 200)
+    counts = worker.hot_path.counts
+    assert 0.5 < counts["partitioner_mismatch_model-outputs"] / counts["sampled_model-outputs"] < 0.95
+    assert counts["partitioner_mismatch_labels"] == 0
+
+
+def test_behind_a_transaction_the_end_is_reached_all_the_same(
+    cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot_path, "QUIET_S", 0.2)
+    inputs, world = Inputs(cluster, **{"transactional.id": "t"}), World(cluster, seed=5)
+    inputs.producer.init_transactions(WAIT_S)
+    inputs.producer.begin_transaction()
+    inputs.write(topics.OUTPUTS, [row("p1")])
+    inputs.producer.commit_transaction(WAIT_S)
+    worker = begin()
+    world.tell(LATER_MS)
+    own = topics.partition_of_id("p1", 4)
+    worker.until(lambda: worker.hot_path.status.partitions.get(own, {}).get("closed_expired") == 1)
+    assert worker.hot_path.counts["looked_past"] >= 1
+
+
+def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(
+    cluster: KafkaSettings, begin: Callable[..., Worker], tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "in_the_way"
+    in_the_way.write_text("a file where a folder must be")
+    world = World(cluster, seed=6)
+    world.write(300)
+    worker = begin(folder=in_the_way)
+    worker.until(lambda: worker.hot_path.status.paused == "disk" and len(worker.hot_path.status.owned) == 4)
+    beat_s = worker.hot_path.beat_s
+    worker.until(lambda: worker.hot_path.beat_s > beat_s)
+    assert worker.hot_path.counts["rows_model-outputs"] == 0
+    in_the_way.unlink()
+    world.tell(LATER_MS)
+    world.check()
+    worker.until(lambda: worker.hot_path.status.paused == "")
+
+
+def test_a_topic_of_another_count_is_refused_with_what_to_do(
+    cluster: KafkaSettings, begin: Callable[..., Worker]
+) -> None:
+    worker = begin(kafka=replace(cluster, input_partitions=6))
+    worker.join()
+    assert isinstance(worker.error, StartRefusedError)
+    assert "t.labels: has 4 partitions, 6 are expected; labels would miss their outputs" in str(worker.error)
