@@ -66,6 +66,10 @@ class Process:
 
     def end(self, number: int) -> int:
         self.process.send_signal(number)
+        return self.close()
+
+    def close(self) -> int:
+        """Wait for its end, and return its status."""
         status = self.process.wait(WAIT_S)
         self._out.close()
         return status
@@ -82,7 +86,8 @@ def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[..., Proc
     yield start
     for one in begun:
         if one.process.poll() is None:
-            one.end(signal.SIGKILL)
+            one.process.kill()
+        one.close()
 
 
 def test_kill_9_with_a_backlog_loses_nothing_and_doubles_nothing(
@@ -93,10 +98,52 @@ def test_kill_9_with_a_backlog_loses_nothing_and_doubles_nothing(
         world.write(700, span_ms=100_000)
         worker = begin(folder=str(kill % 2))
         worker.until_logged("join.took", 4 * (1 + kill // 2))
-        time.sleep(rng.uniform(0.0, 0.4))
+        time.sleep(rng.uniform(0.2, 1.2))
         assert worker.end(signal.SIGKILL) == -signal.SIGKILL
     world.write(300, span_ms=100_000)
     last = begin(folder="empty")
     world.tell(LATER_MS)
     world.check()
     assert last.end(signal.SIGTERM) == 0, last.log.read_text()[-3000:]
+
+
+def test_a_zombie_that_wakes_up_writes_nothing_that_counts(
+    cluster: KafkaSettings, begin: Callable[..., Process]
+) -> None:
+    #  first  ----stopped---------------------------continued: it ends, or learns that it lost everything
+    #  second             session over, takes all
+    world = World(cluster, seed=3)
+    world.write(500, span_ms=100_000)
+    first = begin("first", "first", session_timeout_ms=6_000)
+    first.until_logged("join.took", 4)
+    first.process.send_signal(signal.SIGSTOP)
+    world.write(500, span_ms=100_000)
+    second = begin("second", "second", session_timeout_ms=6_000)
+    second.until_logged("join.took", 4)
+    world.write(500, span_ms=100_000)
+    first.process.send_signal(signal.SIGCONT)
+    time.sleep(3)
+    world.write(300, span_ms=100_000)
+    world.tell(LATER_MS)
+    world.check()
+    for one in (first, second):
+        if one.process.poll() is None:
+            assert one.end(signal.SIGTERM) == 0, one.log.read_text()[-3000:]
+
+
+def test_workers_that_come_and_go_share_the_partitions(cluster: KafkaSettings, begin: Callable[..., Process]) -> None:
+    world = World(cluster, seed=4)
+    world.write(500, span_ms=100_000)
+    members = {"instance_id": None, "session_timeout_ms": 6_000}
+    first = begin("first", "first", **members)
+    first.until_logged("join.took", 4)
+    world.write(500, span_ms=100_000)
+    second = begin("second", "second", **members)
+    second.until_logged("join.took", 2)
+    first.until_logged("join.revoked")
+    world.write(500, span_ms=100_000)
+    assert first.end(signal.SIGTERM) == 0, first.log.read_text()[-3000:]
+    world.write(300, span_ms=100_000)
+    world.tell(LATER_MS)
+    world.check()
+    assert second.end(signal.SIGTERM) == 0, second.log.read_text()[-3000:]
