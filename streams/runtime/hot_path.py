@@ -742,7 +742,7 @@ class HotPath:
 
         What a consumer says of an end can stem from an assignment before the last, so that a fresh one is asked.
         """
-        quiet = not self._paused and time.monotonic() - one.heard_s[topic] >= QUIET_S
+        quiet = self._idle and not self._paused and time.monotonic() - one.heard_s[topic] >= QUIET_S
         if not quiet or not self._is_due("look", LOOK_EVERY_S):
             return
         reader = self._reader("end", **_WITH_EOF)

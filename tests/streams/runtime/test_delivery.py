@@ -1,0 +1,103 @@
+"""Acknowledged is acknowledged: all of it, or an error within the bound."""
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from config.settings import KafkaSettings
+from streams.runtime import kafka
+from streams.runtime.delivery import Delivery, UndeliveredError
+from streams.runtime.embedded_broker import EmbeddedBroker
+from streams.runtime.stage_spec import Routed
+from tests.streams.runtime.test_topics import settings
+
+PRODUCE = 0
+RECORDS = [Routed(topic="log", key=b"k", value=str(number).encode(), partition=1) for number in range(3)]
+Faults = Callable[[Sequence[int]], None]
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as embedded:
+        embedded.touch(["t.log"])
+        yield embedded
+
+
+@pytest.fixture
+def faults(broker: EmbeddedBroker) -> Faults:
+    """Return what lets the broker answer the next writes with errors."""
+    bundled = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs")
+    library = ctypes.CDLL(str(next(bundled.glob("librdkafka*.so*"))))
+    for name in ("rd_kafka_handle_mock_cluster", "rd_kafka_name"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    library.rd_kafka_name.restype = ctypes.c_char_p
+    library.rd_kafka_handle_mock_cluster.restype = ctypes.c_void_p
+    # the client's handle is the first field behind the head of a Python object: private, hence asked for its name
+    handle = ctypes.c_void_p.from_address(id(broker._cluster) + object.__basicsize__).value  # noqa: SLF001
+    assert library.rd_kafka_name(handle).startswith(b"rdkafka#producer-")
+    cluster = library.rd_kafka_handle_mock_cluster(handle)
+
+    def push(codes: Sequence[int]) -> None:
+        array = (ctypes.c_int * len(codes))(*codes)
+        push_errors = library.rd_kafka_mock_push_request_errors_array
+        push_errors.argtypes = [ctypes.c_void_p, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)]
+        push_errors(cluster, PRODUCE, len(codes), array)
+
+    return push
+
+
+def delivery(cluster: KafkaSettings, outage_wait_ms: int = 20_000, **others: Any) -> tuple[Delivery, list[int]]:  # noqa: ANN401
+    beats: list[int] = []
+    producer: Producer = kafka.producer(cluster, "test", **others)
+    made = Delivery(producer, topic_prefix="t.", outage_wait_ms=outage_wait_ms, alive=lambda: beats.append(1))
+    return made, beats
+
+
+def test_each_record_has_its_place_and_its_order(broker: EmbeddedBroker) -> None:
+    one, beats = delivery(settings(broker.address))
+    assert one.deliver(RECORDS) == [0, 1, 2]
+    assert one.deliver(RECORDS[:1]) == [3]
+    assert one.deliver([]) == []
+    assert beats
+
+
+def test_a_passing_fault_is_written_again_and_awaited(broker: EmbeddedBroker, faults: Faults) -> None:
+    one, _ = delivery(settings(broker.address))
+    faults([KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.REQUEST_TIMED_OUT])
+    assert sorted(one.deliver(RECORDS)) == [0, 1, 2]
+
+
+def test_a_refusal_for_good_is_an_error_at_once(broker: EmbeddedBroker, faults: Faults) -> None:
+    one, _ = delivery(settings(broker.address))
+    faults([KafkaError.TOPIC_AUTHORIZATION_FAILED] * 5)
+    with pytest.raises(KafkaException, match="authorization"):
+        one.deliver(RECORDS)
+    with pytest.raises(KafkaException, match="MSG_SIZE_TOO_LARGE"):
+        one.deliver([Routed(topic="log", key=b"k", value=b"x" * 2_000_000, partition=0)])
+
+
+def test_brokers_that_are_gone_are_waited_for_within_the_bound_with_signs_of_life(broker: EmbeddedBroker) -> None:
+    one, beats = delivery(settings(broker.address), outage_wait_ms=1_500)
+    one.deliver(RECORDS)
+    beats.clear()
+    broker.close()
+    with pytest.raises(UndeliveredError, match=r"3 records in 1\.5 s"):
+        one.deliver(RECORDS)
+    assert len(beats) >= 5
+    with pytest.raises(UndeliveredError, match=r"3 records in 0\.3 s"):
+        one.deliver(RECORDS, wait_ms=300)
+
+
+def test_a_full_queue_is_waited_for(broker: EmbeddedBroker) -> None:
+    one, _ = delivery(settings(broker.address), **{"queue.buffering.max.messages": 5})
+    many = [Routed(topic="log", key=b"k", value=b"v", partition=number % 4) for number in range(50)]
+    places = [
+        TopicPartition("t.log", record.partition or 0, offset)
+        for record, offset in zip(many, one.deliver(many), strict=True)
+    ]
+    assert len({(place.partition, place.offset) for place in places}) == 50
