@@ -183,14 +183,16 @@ class StageHost:
             assert one.partition is not None, f"{one.topic}: each record past the join says where it goes"
             self._topics[one.topic, one.partition].append(one.key, one.value, one.headers)
             yield Step.WORKED
-        yield from self._write(list(group.changes.records(self.partition)))
-        self.ledger.consumed += group.events
+        yield from self._end_if_silent()
+        yield from self._write(group)
         for handed in group.handed:
             handed.do()
             yield Step.WORKED
 
-    def _write(self, records: list[tuple[bytes, bytes | None]]) -> Iterator[Step]:
+    def _write(self, group: _Group) -> Iterator[Step]:
         """Write rows, then cursors; and again what somebody else wrote between them, who no longer owns them."""
+        records = list(group.changes.records(self.partition))
+        self._note(group)
         while records:
             yield from self._end_if_silent()
             foreign: set[bytes] = set()
@@ -206,6 +208,11 @@ class StageHost:
                 yield Step.WORKED
             records = [(key, self._table.get(key)) for key in sorted(foreign, key=lambda key: b"/@" in key)]
         yield from self._end_if_silent()
+
+    def _note(self, group: _Group) -> None:
+        """Note what begins to be durable; where that is cut short, the stage is told the same again, as a repeat."""
+        if not self._silent:
+            self.ledger.consumed += group.events
 
     def _end_if_silent(self) -> Iterator[Step]:
         while self._silent:
