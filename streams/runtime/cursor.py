@@ -167,17 +167,18 @@ class ReadBack:
         waits = self._wait_ms / 1000 / POLL_S
         while len(records) < limit:
             message = self._consumer.poll(POLL_S)
-            if message is None:
+            error = None if message is None else message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- so it is named in the client
+                    at = None if message is None else message.offset()
+                    if at is not None and at >= end:
+                        return records, end  # what lies between is empty
+                elif error.code() == KafkaError.OFFSET_OUT_OF_RANGE or error.fatal():
+                    raise KafkaException(error)
+            if message is None or error is not None:  # the client itself goes on trying
                 waits -= 1
                 if waits <= 0:
                     raise ReadBackError(f"{topic}[{partition}]: nothing from {start} on in {self._wait_ms} ms")
-                continue
-            error = message.error()
-            if error is not None:
-                if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 -- so it is named in the client
-                    return records, min(end, message.offset() or start)
-                if error.code() == KafkaError.OFFSET_OUT_OF_RANGE or error.fatal():
-                    raise KafkaException(error)
                 continue
             offset = message.offset()
             assert offset is not None

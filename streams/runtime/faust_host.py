@@ -55,6 +55,7 @@ COMMIT_INTERVAL_S = 1.0
 log = logging.getLogger("tocsin.host")
 
 AnySpec = StageSpec[Any, Any]
+TopicPlace = tuple[str, int]  # topic, partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +286,7 @@ class StageHost:
         return [*self._subscribed, self._changelog]
 
     @property
-    def _moving(self) -> bool:
+    def moving(self) -> bool:
         """Whether a rebalance began after partitions were taken: Faust says so before it revokes anything."""
         return self._app.rebalancing_count != self._taken_in
 
@@ -304,7 +305,7 @@ class StageHost:
         message = event.message
         async with self._lock:
             owned = self.owned.get(message.partition)
-            if owned is None or self._moving:
+            if owned is None or self.moving:
                 await self._stream.ack(event)
                 return
             if message.topic == self._clock_topic:
@@ -358,7 +359,7 @@ class StageHost:
         opened = read_back(settings.client, settings.topic_prefix + topic, owned.partition, settings.read_back_wait_ms)
         handled = 0
         with opened as reader:
-            while view.cursors[topic] < end and not self._moving:
+            while view.cursors[topic] < end and not self.moving:
                 records, next_offset = await asyncio.to_thread(
                     reader.read, view.cursors[topic], end, settings.group_limit
                 )
@@ -409,7 +410,7 @@ class StageHost:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._clock_news.wait(), WATCH_S)
             self._clock_news.clear()
-            if not self.owned or self._moving:
+            if not self.owned or self.moving:
                 continue
             heard = {partition: owned.clock_ms for partition, owned in self.owned.items()}
             try:
@@ -425,7 +426,7 @@ class StageHost:
             async with self._lock:
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
-                    if owned is not None and not self._moving:
+                    if owned is not None and not self.moving:
                         await self._look(owned, now_ms, ends[partition])
             await self._wait_for_room()
 
@@ -612,8 +613,8 @@ class StageHost:
         if rebalance != self._assigned_in:
             return  # the next rebalance has begun
         places = [*self._places(mine), *((self._changelog, partition) for partition in mine)]
-        starts = await asyncio.to_thread(self._edges.starts, places)
-        ends = await asyncio.to_thread(self._edges.ends, places)
+        starts = await self._ask(self._edges.starts, places)
+        ends = await self._ask(self._edges.ends, places)
         restored = {}
         for partition in mine:
             place = (self._changelog, partition)
@@ -639,6 +640,19 @@ class StageHost:
                 )
             self._taken_in = rebalance
         log.info("host.took stage=%s partitions=%s rows=%d", self.spec.name, mine, len(self._table))
+
+    async def _ask(
+        self, question: Callable[[Sequence[TopicPlace]], dict[TopicPlace, int]], places: Sequence[TopicPlace]
+    ) -> dict[TopicPlace, int]:
+        """Ask again while the broker does not answer: leaders may be changing, as we are."""
+        until_s = now_s() + self._settings.delivery_wait_ms / 1000
+        while True:
+            try:
+                return await asyncio.to_thread(question, places)
+            except KafkaException:
+                if now_s() > until_s:
+                    raise
+            await asyncio.sleep(BEAT_S)
 
     async def _restore(self, partition: int, start: int, end: int, rebalance: int) -> dict[bytes, bytes]:
         """Read the rows of one partition from its changelog, all of it, unless partitions begin to move again.
@@ -768,8 +782,8 @@ class FaustHost:
 
     @property
     def ready(self) -> bool:
-        """Whether partitions are assigned and restored, for the probe of readiness."""
-        return not self.app.rebalancing and all(stage.owned for stage in self.stages.values())
+        """Whether what was assigned, if anything, is restored, for the probe of readiness."""
+        return not any(stage.moving for stage in self.stages.values())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return what each stage's host did since it began."""
