@@ -16,6 +16,7 @@ from typing import NoReturn
 from streams.runtime.terminal import MEANINGS, CommandError, Exit, complain
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": ("demo", "see it ring: a model goes wrong, an incident opens, somebody is told; nothing to install"),
     "worker": ("worker", "run stages: join, detect, triage, escalate, notify, or all"),
     "topics": ("topics", "create the topics, or check that they are as they must be"),
     "baseline": ("baseline", "learn what healthy looks like, try it, and publish it"),

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from detectors.binning import NAME, NUMBER, confidence_of
+from detectors.history import FeatureHistory, History, Names
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime.demo.census import CATEGORIES, SEGMENTS, THRESHOLD, Census
@@ -75,6 +77,26 @@ class Stream:
         rows = np.flatnonzero((self.labelled_at_ms >= from_ms) & (self.labelled_at_ms < to_ms))
         return [self._label(row) for row in rows[np.argsort(self.labelled_at_ms[rows], kind="stable")].tolist()]
 
+    def history(self) -> History:
+        """Return it as what a baseline is fitted to, with every label that ever comes."""
+        n = len(self.made_at_ms)
+        score, none = self.score.astype(np.float32), Names(np.full(n, -1, np.int32), ())
+        age = FeatureHistory(np.full(n, NUMBER, np.int8), self.age.astype(np.float64), none)
+        codes = {name: _names(column) for name, column in self.people.codes.items()}
+        names = {
+            name: FeatureHistory(np.full(n, NAME, np.int8), np.full(n, np.nan), codes[name]) for name in CATEGORIES
+        }
+        return History(
+            made_at_ms=self.made_at_ms,
+            labelled_at_ms=self.labelled_at_ms,
+            wrong=self.wrong,
+            score=score,
+            confidence=confidence_of(score),
+            version=Names(np.zeros(n, np.int32), (VERSION,)),
+            segments={name: codes[name] for name in SEGMENTS},
+            features={"AGEP": age, **names},
+        )
+
     def _output(self, row: int) -> Output:
         codes = self.people.codes
         return Output(
@@ -95,6 +117,11 @@ class Stream:
             labelled_at_ms=int(self.labelled_at_ms[row]),
             label=int(self.people.employed[row]),
         )
+
+
+def _names(column: npt.NDArray[np.int16]) -> Names:
+    values, codes = np.unique(column, return_inverse=True)
+    return Names(codes.astype(np.int32), tuple(map(str, values)))
 
 
 def stream(

@@ -5,13 +5,11 @@ Each promise prints what it measured (`pytest -s`).
 
 from functools import cache
 
-import numpy as np
 import pytest
 
-from detectors.binning import NAME, NUMBER, confidence_of
 from detectors.budget import Budget
 from detectors.fitting import fit_baseline
-from detectors.history import FeatureHistory, History, Names, counted
+from detectors.history import counted
 from detectors.statistics import needed
 from detectors.table import NEEDS
 from schemas.baseline import Baseline
@@ -20,7 +18,7 @@ from schemas.finding import Finding
 from schemas.model import Model
 from schemas.window_stats import WindowStats
 from streams.runtime.demo.census import CATEGORIES, SEGMENTS, census
-from streams.runtime.demo.generator import MINUTE_MS, Fault, Stream, stream
+from streams.runtime.demo.generator import MINUTE_MS, Fault, stream
 from streams.stages.detect import Detect
 
 pytestmark = pytest.mark.slow
@@ -50,33 +48,9 @@ BUDGET = Budget(
 )
 
 
-def names(values: np.ndarray) -> Names:
-    listed, codes = np.unique(values, return_inverse=True)
-    return Names(codes.astype(np.int32), tuple(str(one) for one in listed))
-
-
-def history(run: Stream) -> History:
-    n = len(run.made_at_ms)
-    none, score = Names(np.full(n, -1, np.int32), ()), run.score.astype(np.float32)
-    categories = {
-        name: FeatureHistory(np.full(n, NAME, np.int8), np.full(n, np.nan), names(run.people.codes[name]))
-        for name in CATEGORIES
-    }
-    return History(
-        made_at_ms=run.made_at_ms,
-        labelled_at_ms=run.labelled_at_ms,
-        wrong=run.wrong,
-        score=score,
-        confidence=confidence_of(score),
-        version=Names(np.zeros(n, np.int32), ("2015",)),
-        segments={name: names(run.people.codes[name]) for name in SEGMENTS},
-        features={"AGEP": FeatureHistory(np.full(n, NUMBER, np.int8), run.age.astype(np.float64), none), **categories},
-    )
-
-
 @cache
 def baseline() -> Baseline:
-    healthy = history(stream(census(2015), name="2015", begins_at_ms=BEGIN_MS, seed=1))
+    healthy = stream(census(2015), name="2015", begins_at_ms=BEGIN_MS, seed=1).history()
     return fit_baseline(healthy, MODEL, budget=BUDGET, version=1, valid_from_ms=BEGIN_MS, decided_at_ms=BEGIN_MS)
 
 
@@ -90,7 +64,7 @@ def found_in(seed: int, fault: Fault, minutes: int) -> list[Finding]:
         fault=fault,
         fault_at_ms=None if fault == "none" else BEGIN_MS + FAULT_MINUTE * MINUTE_MS,
     )
-    counts = counted(history(run), baseline().binning, needed(NEEDS))
+    counts = counted(run.history(), baseline().binning, needed(NEEDS))
     detect = Detect(
         rows={},
         partition=0,

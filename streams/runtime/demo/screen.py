@@ -1,0 +1,78 @@
+"""What does a person see while it runs? One line for each thing that happens, and one that moves."""
+
+import sys
+from typing import Any, TextIO
+
+from schemas.finding import Finding
+from schemas.incident import Incident
+from schemas.notification import Notification
+from schemas.receipt import Receipt
+from streams.runtime.demo.watching import Seen
+from streams.runtime.terminal import at, columns, lasting, plain
+
+WIDTH = 110
+
+
+class Screen:
+    """Writes what happened to `out`, and how far it is to a terminal's last line."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._moves = sys.stderr.isatty()
+
+    def say(self, text: str = "") -> None:
+        """Write a line of its own."""
+        self._clear()
+        self._out.write(text + "\n")
+        self._out.flush()
+
+    def happened(self, ms: int, text: str) -> None:
+        """Write what happened, with its event time."""
+        self.say(f"  {at(ms)[11:]}  {text}")
+
+    def progress(self, text: str) -> None:
+        """Replace the moving line; where nobody watches a terminal there is none."""
+        if self._moves:
+            sys.stderr.write(f"\r\x1b[K  {text[:WIDTH]}")
+            sys.stderr.flush()
+
+    def _clear(self) -> None:
+        if self._moves:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def show(self, record: Any, seen: Seen) -> None:  # noqa: ANN401 -- whatever is news
+        """Tell one piece of news."""
+        match record:
+            case Finding(state="firing"):
+                effect = record.effect
+                what = f"{effect.observed:.3g} {plain(effect.unit)}, expected {effect.expected:.3g}"
+                self.happened(record.decided_at_ms, f"finding    {record.detector} on {plain(record.lane)}: {what}")
+            case Finding():
+                self.happened(record.decided_at_ms, f"cleared    {record.detector} on {plain(record.lane)}")
+            case Incident():
+                said = f"SEV-{int(record.severity)} {record.status}: {record.reason}"
+                self.happened(record.decided_at_ms, f"incident   {record.display_id} {said}")
+            case Receipt():
+                self._delivered(seen.notifications[record.notification_id])
+            case _:
+                pass
+
+    def _delivered(self, one: Notification) -> None:
+        self.happened(one.decided_at_ms, f"{one.mode.ljust(9)}  to {one.target}: {plain(one.title)} ({one.reason})")
+
+    def summary(self, rows: list[tuple[str, str]]) -> None:
+        """End with the figures."""
+        self.say()
+        for line in columns(("", ""), rows)[1:]:
+            self.say(f"  {line}")
+        self.say()
+
+
+def after(ms: int | None, origin_ms: int) -> str:
+    """Say how long after the origin.
+
+    >>> after(130_000, 60_000), after(None, 0)
+    ('1 min 10 s', 'not')
+    """
+    return "not" if ms is None else lasting(ms - origin_ms)
