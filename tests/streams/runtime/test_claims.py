@@ -148,3 +148,14 @@ def test_records_that_are_none_of_ours_are_counted() -> None:
     partition = Partition()
     partition.append(b"what", b"ever")
     assert partition.take(1).foreign == 1
+
+
+def test_who_claims_second_claims_again_and_fences_the_first() -> None:
+    partition = Partition()
+    first, second = partition.asking(1), partition.asking(2)
+    first.claimed_at(partition.append(first.key()))
+    second.claimed_at(partition.append(second.key()))
+    assert partition.read(second).next is Taking.CLAIM, "another claim of its epoch lies before its own"
+    assert second.epoch == 2
+    with pytest.raises(FencedError, match="met the claim 3/claim/1/2/0"):
+        partition.read(first)

@@ -258,6 +258,30 @@ def test_the_forms_mix_and_keep_their_order() -> None:
     assert said(decoded)[0][0] == -1
 
 
+def test_a_message_with_an_id_is_one_row_whatever_came_before() -> None:
+    both = bytes_of(GOOD | json.loads(table([GOOD, GOOD])))
+    for before in (bytes_of(GOOD), table([GOOD])):
+        assert outputs(before, both).batch.offset.tolist() == [100, 101]
+
+
+def test_probabilities_and_whole_objects_may_be_columns() -> None:
+    rows = [GOOD | {"probabilities": {"a": 0.5, "b": 0.25}}, GOOD | {"probabilities": {"a": 0.125, "b": 0.0}}]
+    assert outputs(table(rows)).batch.confidence.tolist() == [0.5, 0.125]
+    columns = {name: [value, value] for name, value in GOOD.items()}
+    whole = {"features": [{"age": 3}, {"age": None}], "segments": [{"region": "west"}, {}]}
+    batch = outputs(bytes_of({"rows": 2, "columns": columns | whole})).batch
+    assert batch.features["age"].state.tolist() == [0, 2]
+    assert plain(batch.segments["region"]) == ["west", None]
+
+
+def test_what_is_no_number_is_found_in_any_chunk() -> None:
+    rows = [GOOD | {"prediction_id": f"p{number}", "model": "price", "prediction": number} for number in range(2_500)]
+    rows[2_200]["prediction"] = "dear"
+    decoded = outputs(*map(bytes_of, rows))
+    assert [letter.offset for letter in decoded.dead] == [2_300]
+    assert decoded.batch.prediction.view(np.float32).tolist() == [at for at in range(2_500) if at != 2_200]
+
+
 VALUES = st.one_of(st.none(), st.integers(-5, 5), st.floats(-3, 3), st.sampled_from(["a", "b", ""]))
 ROWS = st.fixed_dictionaries(
     {

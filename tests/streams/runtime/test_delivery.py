@@ -72,6 +72,13 @@ def test_a_passing_fault_is_written_again_and_awaited(broker: EmbeddedBroker, fa
     assert sorted(one.deliver(RECORDS)) == [0, 1, 2]
 
 
+def test_what_the_client_has_given_up_is_written_once_more(broker: EmbeddedBroker, faults: Faults) -> None:
+    one, _ = delivery(settings(broker.address), **{"delivery.timeout.ms": 400})
+    faults([KafkaError.NOT_LEADER_FOR_PARTITION] * 8)
+    assert -1 not in one.deliver(RECORDS)
+    assert one.repeated >= 3
+
+
 def test_a_refusal_for_good_is_an_error_at_once(broker: EmbeddedBroker, faults: Faults) -> None:
     one, _ = delivery(settings(broker.address))
     faults([KafkaError.TOPIC_AUTHORIZATION_FAILED] * 5)
