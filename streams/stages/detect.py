@@ -412,6 +412,8 @@ class Detect:
             answers += self._adopt(model, wanted, end_ms)
         if state.baseline is None:
             return answers
+        if not stats and not any(one.heard.any() for one in state.states.values()):
+            return answers  # its life begins with its first rows: how long before that the log began says nothing
         blind = any(one.baseline_version != state.version for one in stats)
         self.counts.blind_ticks += blind
         arrays = self._summed(state.baseline, state.index, [] if blind else stats)

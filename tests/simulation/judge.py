@@ -71,31 +71,23 @@ def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:
     return oracle.by_tick(verdicts)
 
 
-def _span_ms(run: Simulation, sink: int) -> tuple[int, int]:
-    """Event time from which detect begins, and through which every source partition has closed.
-
-    The log says both: the first thing that each source partition says, and the last.
-    """
-    first: dict[int, int] = {}
+def _through_ms(run: Simulation, sink: int) -> int:
+    """Event time through which every source partition has closed."""
     through: dict[int, int] = {}
     for entry in run.topics[topics.WINDOW_STATS, sink]:
         record = run.decoded(topics.WINDOW_STATS, entry)
-        source = record.source_partition
         if isinstance(record, Closed):
-            first.setdefault(source, record.through_ms - TICK_MS)
-            through[source] = max(record.through_ms, through.get(source, 0))
-        else:
-            first.setdefault(source, record.tick_start_ms)
-    return min(first.values()), min(through.values())
+            through[record.source_partition] = max(record.through_ms, through.get(record.source_partition, 0))
+    return min(through.values())
 
 
 def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
     """Compare findings by (id, revision): every form of one alike, none after the mark that says that no more will come."""
-    spans = [_span_ms(run, sink) for sink in range(SINKS)]
+    marks = [_through_ms(run, sink) for sink in range(SINKS)]
     expected = {
         (one.finding_id, one.revision): one
         for model in sums
-        for one in oracle.findings(model, sums[model], *spans[partition_of(model, SINKS)])
+        for one in oracle.findings(model, sums[model], marks[partition_of(model, SINKS)])
     }
     ours: dict[tuple[str, int], Finding] = {}
     for sink in range(SINKS):
@@ -113,8 +105,8 @@ def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
                 verdict.incidents.append(f"finding {place} came after its mark")
             if ours.setdefault(place, record) != record:
                 verdict.incidents.append(f"finding {place} has two forms")
-        if newest_ms != spans[sink][1]:
-            verdict.incidents.append(f"sink {sink}: detect came to {newest_ms}, closed through {spans[sink][1]}")
+        if newest_ms != marks[sink]:
+            verdict.incidents.append(f"sink {sink}: detect came to {newest_ms}, closed through {marks[sink]}")
     for place in oracle.differing(ours, expected):
         verdict.incidents.append(f"finding {ours.get(place)}, expected {expected.get(place)}")
     verdict.counts["findings"] = len(ours)

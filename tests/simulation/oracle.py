@@ -173,12 +173,12 @@ def _finding(model: str, lane: str, detector: str, end_ms: int, kind: str) -> Fi
     )
 
 
-def findings(model: str, sums: Mapping[int, list[WindowStats]], from_ms: int, through_ms: int) -> list[Finding]:
+def findings(model: str, sums: Mapping[int, list[WindowStats]], through_ms: int) -> list[Finding]:
     """Step all detectors of a model over all closed ticks; its findings in order."""
     baseline = next((one for one in baselines() if one.model == model), None)
     if baseline is not None:
         detection = _Detection(baseline, settings().budget())
-        ticks = range(from_ms, through_ms, TICK_MS)
+        ticks = range(min(sums), through_ms, TICK_MS)
         return [found for start_ms in ticks for found in detection.tick(sums.get(start_ms, []), start_ms)]
     start_ms = min(sums)
     if start_ms >= through_ms:

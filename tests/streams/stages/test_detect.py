@@ -218,6 +218,14 @@ def test_no_finding_comes_after_its_mark_and_every_tick_has_one() -> None:
             assert one.decided_at_ms > through
 
 
+def test_ticks_before_the_first_row_of_a_model_do_not_show() -> None:
+    earlier = replace(baseline(), valid_from_ms=-60 * TICK_MS)
+    idle = [closed(number, ticks * TICK_MS) for ticks in range(-49, 1) for number in range(SOURCES)]
+    detect = stage()
+    after_idle = fed(detect, [*earlier.split(), *idle, *in_turn(harmed())])
+    assert findings(after_idle) == findings(straight())
+
+
 def test_one_source_partition_after_the_other_is_no_different() -> None:
     detect = stage()
     assert (
