@@ -230,6 +230,7 @@ def _kafka(table: Table) -> KafkaSettings:
         replication=table.whole("replication", 1, 16),
         delivery_wait_ms=table.duration("delivery_wait", _S, 10 * _MIN),
         request_wait_ms=table.duration("request_wait", _S, 10 * _MIN),
+        fetch_wait_ms=table.duration("fetch_wait", 1, 5 * _S),
     )
     table.close()
     return kafka

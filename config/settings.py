@@ -82,6 +82,9 @@ class KafkaSettings:
         How long the brokers may take to acknowledge a write, before the writer gives up.
     request_wait_ms
         How long the brokers may take to answer a question about topics, offsets or a log's content.
+    fetch_wait_ms
+        How long a broker waits before it answers a fetch that there is nothing. A real one sends at once what comes
+        meanwhile; the embedded one does not, and every hop costs this wait there.
     """
 
     broker: str
@@ -92,6 +95,7 @@ class KafkaSettings:
     replication: int
     delivery_wait_ms: int
     request_wait_ms: int
+    fetch_wait_ms: int
 
     def client(self) -> dict[str, str]:
         """Return what every librdkafka client of this deployment is given."""

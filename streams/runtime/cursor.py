@@ -6,10 +6,12 @@ changed. A record below the cursor is a repeat, one above it shows that some wer
 topic itself.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
@@ -19,6 +21,8 @@ from streams.stages.stage import Overlay
 
 CURSOR_MARK = "@"
 POLL_S = 0.2
+
+log = logging.getLogger("tocsin.kafka")
 
 
 class Place(Enum):
@@ -198,7 +202,8 @@ class Edges:
     """
 
     def __init__(self, client: Mapping[str, str], wait_ms: int) -> None:
-        self._admin = AdminClient({**client})
+        quiet: dict[str, Any] = {**client, "logger": log}
+        self._admin = AdminClient(quiet)
         self._wait_s = wait_ms / 1000
 
     def partitions(self, topic: str) -> int:
@@ -227,6 +232,7 @@ def read_back(client: Mapping[str, str], topic: str, partition: int, wait_ms: in
     consumer = Consumer(
         {
             **client,
+            "logger": log,
             "group.id": "tocsin-read-back",  # the client wants one; nothing joins or commits
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,

@@ -5,15 +5,18 @@ process. Topics appear when somebody asks for their metadata, each with 4 partit
 topic's settings. Good for a demonstration and for tests; a real broker is for everything else.
 """
 
+import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 PARTITIONS = 4
 START_WAIT_S = 10.0
+
+log = logging.getLogger("tocsin.kafka")
 
 
 class EmbeddedBroker:
@@ -27,14 +30,16 @@ class EmbeddedBroker:
     """
 
     def __init__(self, brokers: int = 1) -> None:
-        self._cluster: Producer | None = Producer({"test.mock.num.brokers": brokers})
+        cluster: dict[str, Any] = {"test.mock.num.brokers": brokers, "logger": log}
+        self._cluster: Producer | None = Producer(cluster)
         metadata = self._cluster.list_topics(timeout=START_WAIT_S)
         self.address = ",".join(f"{one.host}:{one.port}" for one in metadata.brokers.values())
         """`HOST:PORT`, several with commas."""
 
     def touch(self, topics: Iterable[str]) -> dict[str, int]:
         """Bring topics into being, and return how many partitions each has."""
-        admin = AdminClient({"bootstrap.servers": self.address})
+        client: dict[str, Any] = {"bootstrap.servers": self.address, "logger": log}
+        admin = AdminClient(client)
         return {topic: len(admin.list_topics(topic, timeout=START_WAIT_S).topics[topic].partitions) for topic in topics}
 
     def close(self) -> None:

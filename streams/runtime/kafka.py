@@ -67,6 +67,7 @@ def consumer(
             "fetch.queue.backoff.ms": FETCH_QUEUE_BACKOFF_MS,
             "queued.min.messages": QUEUED_MESSAGES,
             "queued.max.messages.kbytes": QUEUED_KBYTES,
+            "fetch.wait.max.ms": settings.fetch_wait_ms,
             **_common(settings, name, on_error),
             **others,
         }

@@ -65,6 +65,7 @@ def host_settings(settings: Settings, stage: str, *, writes_clock: bool) -> Host
         delivery_wait_ms=kafka.delivery_wait_ms,
         read_back_wait_ms=worker.read_back_wait_ms,
         group_limit=worker.group_limit,
+        fetch_wait_ms=kafka.fetch_wait_ms,
     )
 
 

@@ -169,6 +169,7 @@ def specs() -> list[StageSpec[Any, Any]]:
 
 def settings(broker: str, prefix: str, instance_id: str | None) -> HostSettings:
     return HostSettings(
+        fetch_wait_ms=500,
         app_id=APP,
         broker=broker,
         security={},

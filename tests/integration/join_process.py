@@ -30,6 +30,7 @@ def cluster_of(address: str, prefix: str) -> KafkaSettings:
         replication=1,
         delivery_wait_ms=30_000,
         request_wait_ms=15_000,
+        fetch_wait_ms=500,
     )
 
 

@@ -42,17 +42,14 @@ from streams.runtime.wiring import SMALL_STAGES, Joining, SmallStages, hot_path_
 
 BEGINS_MS = 1_768_208_400_000  # Monday, 12 January 2026, 09:00 UTC
 PAST_MS = BEGINS_MS - 7 * 24 * 60 * MINUTE_MS
-FAULT_MINUTE = 60
-LAST_MINUTE = 180
-"""Where a run ends in any case."""
+PATIENCE_MINUTES = 120
+"""How long a run goes on after the fault when nobody acknowledges."""
 PAUSE_MINUTES = 3
 """How long it goes on after the acknowledgement."""
-HEALTHY_MINUTES = 120
-"""How long a run without a fault lasts."""
 ACK_AFTER_MS = 5 * MINUTE_MS
 """How long the person who is asked as the second needs to answer."""
 SECOND_PAGE = 2
-FOLLOW_MS = 60_000
+FOLLOW_MS = 50_000
 """How far the join may be behind the clock: the allowed disorder, the idle wait, and the tick that is open."""
 STALL_S = 120.0
 """How long all stages may take for one tick."""
@@ -80,6 +77,8 @@ class Result:
         Decision time of the first page that was delivered after the fault.
     false_pages
         Pages delivered before the fault.
+    lanes, messages
+        Lanes that rang, in all detectors; messages that were delivered beside the pages.
     incidents
         Ids of all incidents.
     """
@@ -90,6 +89,8 @@ class Result:
     notified_at_ms: int | None
     acknowledged_at_ms: int | None
     false_pages: int
+    lanes: int
+    messages: int
     incidents: tuple[str, ...]
 
 
@@ -151,10 +152,11 @@ def broker_for(address: str | None, folder: Path) -> Iterator[Settings]:
 class Replay:
     """One run: the world that writes, the stages that follow, the person who answers."""
 
-    def __init__(self, settings: Settings, run: Stream, fault: Fault, screen: Screen) -> None:
+    def __init__(self, settings: Settings, run: Stream, fault: Fault, minutes: int, screen: Screen) -> None:
         self._settings = settings
         self._stream = run
         self._fault: Fault = fault
+        self._minutes = minutes
         self._screen = screen
         self._sending = Sending(settings.kafka, "demo-world")
         self._watching = Watching(settings.kafka)
@@ -182,7 +184,7 @@ class Replay:
 
     async def _replay(self) -> None:
         tick_ms = self._settings.join.tick_ms
-        last_ms = BEGINS_MS + (HEALTHY_MINUTES if self._fault == "none" else LAST_MINUTE) * MINUTE_MS
+        last_ms = BEGINS_MS + (self._minutes + (0 if self._fault == "none" else PATIENCE_MINUTES)) * MINUTE_MS
         now_ms = BEGINS_MS
         fault_at_ms = self._stream.fault_at_ms
         while now_ms < last_ms:
@@ -296,13 +298,15 @@ class Replay:
             notified_at_ms=since[0] if since else None,
             acknowledged_at_ms=self._acknowledged_ms(),
             false_pages=len(pages) - len(since),
+            lanes=sum(one.state == "firing" for one in seen.findings),
+            messages=len(seen.reached) - len(pages),
             incidents=tuple(sorted(seen.incidents)),
         )
 
 
-def play(fault: Fault, broker: str | None, seed: int, screen: Screen) -> Result:
-    """Run once, from empty topics to an acknowledgement."""
-    fault_at_ms = None if fault == "none" else BEGINS_MS + FAULT_MINUTE * MINUTE_MS
+def play(fault: Fault, minutes: int, broker: str | None, seed: int, screen: Screen) -> Result:
+    """Run once: healthy for some minutes of event time, then with a fault until somebody has acknowledged."""
+    fault_at_ms = None if fault == "none" else BEGINS_MS + minutes * MINUTE_MS
     run = stream(census(2016), name="2016", begins_at_ms=BEGINS_MS, seed=seed, fault=fault, fault_at_ms=fault_at_ms)
     with tempfile.TemporaryDirectory(prefix="tocsin-demo-") as name, broker_for(broker, Path(name)) as settings:
         log = Path(name) / "demo.log"
@@ -315,7 +319,7 @@ def play(fault: Fault, broker: str | None, seed: int, screen: Screen) -> Result:
                     [topics.route(part, settings.kafka.output_partitions) for part in baseline.split()],
                 )
                 screen.happened(BEGINS_MS, f"begin      {ROWS_PER_MINUTE} outputs a minute, people of the 2016 census")
-                return asyncio.run(_replayed(settings, run, fault, screen))
+                return asyncio.run(_replayed(settings, run, fault, minutes, screen))
             except CommandError:
                 sys.stderr.write(log.read_text()[-LOG_SHOWN_BYTES:])
                 raise
@@ -324,8 +328,8 @@ def play(fault: Fault, broker: str | None, seed: int, screen: Screen) -> Result:
                 logging.getLogger().handlers.clear()
 
 
-async def _replayed(settings: Settings, run: Stream, fault: Fault, screen: Screen) -> Result:
-    return await Replay(settings, run, fault, screen).run()
+async def _replayed(settings: Settings, run: Stream, fault: Fault, minutes: int, screen: Screen) -> Result:
+    return await Replay(settings, run, fault, minutes, screen).run()
 
 
 def told(result: Result, screen: Screen) -> None:
@@ -341,5 +345,6 @@ def told(result: Result, screen: Screen) -> None:
             ("first notification after", after(result.notified_at_ms, began)),
             ("acknowledged after", after(result.acknowledged_at_ms, began)),
             ("false pages before the fault", str(result.false_pages)),
+            ("lanes that rang, messages sent", f"{result.lanes}, {result.messages}"),
         ]
     )

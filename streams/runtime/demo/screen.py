@@ -19,6 +19,8 @@ class Screen:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._moves = sys.stderr.isatty()
+        self._rang: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
 
     def say(self, text: str = "") -> None:
         """Write a line of its own."""
@@ -44,13 +46,12 @@ class Screen:
     def show(self, record: Any, seen: Seen) -> None:  # noqa: ANN401 -- whatever is news
         """Tell one piece of news."""
         match record:
-            case Finding(state="firing"):
+            case Finding(state="firing") if record.detector not in self._rang:
+                self._rang.add(record.detector)  # its further lanes are counted
                 effect = record.effect
                 what = f"{effect.observed:.3g} {plain(effect.unit)}, expected {effect.expected:.3g}"
                 self.happened(record.decided_at_ms, f"finding    {record.detector} on {plain(record.lane)}: {what}")
-            case Finding():
-                self.happened(record.decided_at_ms, f"cleared    {record.detector} on {plain(record.lane)}")
-            case Incident():
+            case Incident() if record.reason != "finding_attached":
                 said = f"SEV-{int(record.severity)} {record.status}: {record.reason}"
                 self.happened(record.decided_at_ms, f"incident   {record.display_id} {said}")
             case Receipt():
@@ -59,7 +60,11 @@ class Screen:
                 pass
 
     def _delivered(self, one: Notification) -> None:
-        self.happened(one.decided_at_ms, f"{one.mode.ljust(9)}  to {one.target}: {plain(one.title)} ({one.reason})")
+        """Tell of each page, and of the first of other messages to each target."""
+        if one.mode != "page" and (one.incident_id, one.target) in self._told:
+            return
+        self._told.add((one.incident_id, one.target))
+        self.happened(one.decided_at_ms, f"{one.mode.ljust(9)}  to {one.target}: {plain(one.title)}")
 
     def summary(self, rows: list[tuple[str, str]]) -> None:
         """End with the figures."""

@@ -37,6 +37,7 @@ def settings(address: str, **others: int) -> KafkaSettings:
         ),
         delivery_wait_ms=10_000,
         request_wait_ms=10_000,
+        fetch_wait_ms=500,
         **counts,
     )  # fmt: skip
 
