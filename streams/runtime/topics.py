@@ -40,6 +40,9 @@ NOTIFICATIONS, RECEIPTS, DEAD_LETTERS, SILENCES = "notifications", "receipts", "
 
 Count = Literal["IN", "OUT", "1"]
 
+# A restart reads a state topic from its beginning: by Kafka's own settings a week of overwritten rows would lie there.
+_COMPACTED_SOON = {"segment_ms": "600000", "min_cleanable_dirty_ratio": "0.1"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
@@ -118,7 +121,7 @@ TOPICS: Mapping[str, Topic] = {
             LABELS, "prediction id", _BY_ID, "IN", 7 * DAY_MS, "producers -> join",
             message_timestamp_type="LogAppendTime",
         ),
-        _topic(CHANGELOG, "kind, epoch, bucket, run", "that of the input", "IN", None, "join -> join"),
+        _topic(CHANGELOG, "kind, epoch, bucket, run", "that of the input", "IN", None, "join -> join", **_COMPACTED_SOON),
         _topic(WINDOW_STATS, "model", _BY_MODEL + "; Closed to each", "OUT", 7 * DAY_MS, "join -> detect"),
         _topic(BASELINES, "model, version, part", _BY_MODEL, "OUT", None, "tocsin baseline -> join, detect"),
         _topic(CLOCK, "none", "each", "OUT", HOUR_MS, "detect, triage, escalate, notify -> " + _STAGES),
@@ -257,7 +260,9 @@ def _planned(kafka: KafkaSettings, table_changelogs: Sequence[str]) -> dict[str,
     """Every topic of a deployment by its full name."""
     planned = {kafka.topic_prefix + name: topic for name, topic in TOPICS.items()}
     for name in table_changelogs:  # the hosts name them, prefix and all
-        planned[name] = _topic(name, "partition, row", "that of the input", "OUT", None, "Faust -> Faust")
+        planned[name] = _topic(
+            name, "partition, row", "that of the input", "OUT", None, "Faust -> Faust", **_COMPACTED_SOON
+        )
     return planned
 
 

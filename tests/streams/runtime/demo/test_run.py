@@ -1,0 +1,45 @@
+"""The demonstration is the main job: it rings for a fault, for nobody before it, and the same way twice."""
+
+import io
+
+import pytest
+
+from streams.runtime.demo.generator import MINUTE_MS
+from streams.runtime.demo.run import ACK_AFTER_MS, Result, play
+from streams.runtime.demo.screen import Screen
+
+HEALTHY_MINUTES = 10
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs() -> tuple[Result, Result, str]:
+    said = io.StringIO()
+    return (
+        play("unit", HEALTHY_MINUTES, None, 1, Screen(said)),
+        play("unit", HEALTHY_MINUTES, None, 1, Screen(said)),
+        said.getvalue(),
+    )
+
+
+def test_a_unit_that_changes_is_detected_told_escalated_and_acknowledged(runs: tuple[Result, Result, str]) -> None:
+    first, _, said = runs
+    assert first.fault_at_ms is not None
+    assert first.detected_at_ms is not None
+    assert first.notified_at_ms is not None
+    assert first.acknowledged_at_ms is not None
+    assert first.detected_at_ms - first.fault_at_ms <= MINUTE_MS
+    assert first.notified_at_ms - first.detected_at_ms <= 5 * MINUTE_MS
+    assert first.acknowledged_at_ms - first.notified_at_ms > 30 * MINUTE_MS + ACK_AFTER_MS - MINUTE_MS
+    assert "page       to role:ml-lead" in said
+
+
+def test_nobody_is_paged_before_the_fault(runs: tuple[Result, Result, str]) -> None:
+    assert runs[0].false_pages == runs[1].false_pages == 0
+
+
+def test_the_same_seed_gives_the_same_incidents(runs: tuple[Result, Result, str]) -> None:
+    first, second, _ = runs
+    assert first.incidents == second.incidents
+    assert first.incidents
+    assert first.detected_at_ms == second.detected_at_ms
