@@ -2,17 +2,39 @@
 
 The names and shapes here are those of a published playbook for incidents of AI models, so that code written after it
 runs unchanged: a detector is any callable `(outputs, labels) -> DetectionResult`, a handler any callable that takes
-the result of a detector that rang.
+the result of a detector that rang. `Tocsin` is such a detector: join, detect and triage in this process's memory.
 """
 
 import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
+
+import msgspec
+
+from config.load import load
+from config.settings import Settings
+from schemas.baseline import Baseline
+from schemas.closed import Closed
+from schemas.dead_letter import DeadLetter
+from schemas.finding import Finding
+from schemas.incident import Incident, Reason
+from schemas.label import Label
+from schemas.model import Model
+from schemas.output import Output
+from schemas.through import Through
+from schemas.window_stats import WindowStats
+from streams.runtime.decode import LabelEdge, Messages, OutputEdge
+from streams.runtime.wiring import join_settings
+from streams.stages.batch import LabelBatch, OutputBatch
+from streams.stages.blocks import Journal, MemoryRuns
+from streams.stages.detect import Detect
+from streams.stages.join import LABELS, OUTPUTS, Join
+from streams.stages.triage import Triage
 
 log = logging.getLogger("tocsin.embedded")
 
@@ -234,3 +256,216 @@ def _finite(value: object) -> float | None:
         return None
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+_RINGS = frozenset({Reason.OPENED, Reason.REOPENED, Reason.SEVERITY_RAISED})
+_KEY = b"embedded"
+"""Messages have keys; here nothing is divided by them."""
+
+Row = Output | Label | Mapping[str, Any] | bytes
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Tocsin:
+    """Tocsin's own detectors as one detector of the playbook, with a memory: no Kafka, the same stages.
+
+    Each check takes outputs and labels into the join, closes the ticks of event time that are over, steps every
+    detector, and turns findings into incidents. It rings in the check in which an incident opens, opens again or gets
+    more severe, and not again for as long as it lasts; its severity is that of the incident, by the table of kinds.
+    Windows that overlap from check to check change nothing, since an output is known by its prediction id.
+
+    Parameters
+    ----------
+    models
+        What is watched, as its owners declared it.
+    baselines
+        What healthy looks like; a model without one is joined and counted, and nothing rings for it.
+    settings
+        Waits, budget, severities; None: the defaults. Its own list of models is not looked at.
+    clock
+        Time in ms since 1970; the wall clock, unless a past is replayed: then the time at which its rows became known.
+
+    Attributes
+    ----------
+    incidents
+        The open ones by id, as they are now.
+    findings
+        What fires, by id.
+    refused
+        Rows that could not be read, so far; `last_refusal` says what was wrong with the latest.
+
+    Examples
+    --------
+    >>> from schemas.model import Model
+    >>> fraud = Model(name="fraud", kind="classification", threshold=0.5, sla_accuracy=None, segments=(), features={},
+    ...               required=(), label_wait_ms=86_400_000, criticality="normal", tier="standard")
+    >>> detector = AIIncidentDetector()
+    >>> detector.register_detector(Tocsin(models=[fraud], baselines=[], clock=lambda: 60_000))
+    >>> output = {"prediction_id": "p1", "model": "fraud", "made_at_ms": 59_000, "prediction": 1, "score": 0.9}
+    >>> detector.check([output], [1])[0].message
+    'No incident is open; 1 outputs and 1 labels taken, 0 refused'
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Iterable[Model],
+        baselines: Iterable[Baseline],
+        settings: Settings | None = None,
+        clock: Callable[[], int] = _wall_ms,
+    ) -> None:
+        configured = {model.name: model for model in models}
+        settings = load(None, {}, {}, lambda _: ()) if settings is None else settings
+        settings = replace(settings, models=configured)
+        with_sla = frozenset(name for name, model in configured.items() if model.sla_accuracy is not None)
+        self._clock = clock
+        self._join = Join(
+            settings=join_settings(settings),
+            models=configured,
+            partition=0,
+            partitions=1,
+            journal=Journal(1, MemoryRuns()),
+        )
+        self._edges: dict[str, OutputEdge | LabelEdge] = {
+            OUTPUTS: OutputEdge(configured, 1),
+            LABELS: LabelEdge(configured, 1),
+        }
+        self._taken = {OUTPUTS: 0, LABELS: 0}
+        self._detect = Detect(
+            rows={},
+            partition=0,
+            partition_of=lambda _: 0,
+            tenant=settings.tenant,
+            environment=settings.environment,
+            models=configured,
+            budget=settings.budget(),
+        )
+        self._triage = Triage(rows={}, settings=settings.response.triage_settings(with_sla))
+        self._says = {kind: rule.says for kind, rule in settings.response.kinds.items()}
+        for baseline in baselines:
+            self._join.take_baseline(baseline)
+            self._detect.receive(baseline.split())
+        self.incidents: dict[str, Incident] = {}
+        self.findings: dict[str, Finding] = {}
+        self.refused = 0
+        self.last_refusal: DeadLetter | None = None
+
+    def __call__(self, outputs: Sequence[Row], labels: Sequence[Any] | None = None) -> DetectionResult:
+        """Take what is new, and tell whether that opened an incident or made one worse.
+
+        Parameters
+        ----------
+        outputs
+            Records, mappings of their fields, or their JSON. What is no output is counted in `refused`.
+        labels
+            Likewise; or as many plain values as there are outputs, each the truth about the output at its place, None
+            where it is not known yet.
+        """
+        now_ms = self._clock()
+        given = () if labels is None else labels
+        self._take(OUTPUTS, outputs, now_ms)
+        self._take(LABELS, [_label(label, at, outputs, given, now_ms) for at, label in enumerate(given)], now_ms)
+        self._join.advance(now_ms, outputs_at_edge=True, labels_at_edge=True)
+        changed = self._decide()
+        rang = [one for one in changed if one.reason in _RINGS]
+        worst = min(rang, key=lambda one: one.severity, default=None)
+        if worst is None:
+            return self._result(None, self._calm(), now_ms)
+        return self._result(worst, " ".join(self._told(one) for one in rang), now_ms)
+
+    def _take(self, topic: str, rows: Sequence[Any], now_ms: int) -> None:
+        """Let the join receive rows as messages that came now."""
+        known = [row for row in rows if row is not None]
+        if not known:
+            return
+        start = self._taken[topic]
+        end = start + len(known)
+        self._taken[topic] = end
+        decoded = self._edges[topic].decode(
+            Messages(
+                partition=0,
+                start=start,
+                end=end,
+                offset=range(start, end),
+                broker_ms=[now_ms] * len(known),
+                key=[_KEY] * len(known),
+                value=[_bytes(row) for row in known],
+            )
+        )
+        batch: OutputBatch | LabelBatch = decoded.batch
+        refused = [*decoded.dead, *self._join.receive(batch)]
+        self.refused += len(refused)
+        self.last_refusal = refused[-1] if refused else self.last_refusal
+
+    def _decide(self) -> list[Incident]:
+        """Close what is over, and return the transitions of incidents that follow."""
+        made = self._join.checkpoint()
+        told: list[Finding | Through] = []
+        for model, value in made.to_send:
+            record: Closed | WindowStats = Closed.decode(value) if model is None else WindowStats.decode(value)
+            told += [one for one in self._detect.receive([record]) if isinstance(one, Finding | Through)]
+        if made.through_ms is not None:
+            self._join.sent(made.through_ms)
+        changed = [one for one in self._triage.receive(told) if isinstance(one, Incident)]
+        for finding in told:
+            if isinstance(finding, Finding):
+                self.findings[finding.finding_id] = finding
+                if finding.state == "cleared":
+                    del self.findings[finding.finding_id]
+        for incident in changed:
+            self.incidents[incident.incident_id] = incident
+            if not incident.is_open:
+                del self.incidents[incident.incident_id]
+        return changed
+
+    def _told(self, incident: Incident) -> str:
+        said = dict.fromkeys(self._says.get(one.kind, one.kind) for one in incident.findings if one.state == "firing")
+        severity = f"SEV-{int(incident.severity)}"
+        return f"{severity} {incident.display_id} {incident.reason}, model {incident.model}: {' '.join(said)}"
+
+    def _calm(self) -> str:
+        taken = f"{self._taken[OUTPUTS]} outputs and {self._taken[LABELS]} labels taken, {self.refused} refused"
+        many = len(self.incidents)
+        return f"{many} open incidents, none new; {taken}" if many else f"No incident is open; {taken}"
+
+    def _result(self, worst: Incident | None, message: str, now_ms: int) -> DetectionResult:
+        firing = [] if worst is None else [one for one in worst.findings if one.state == "firing"]
+        return DetectionResult(
+            detected=worst is not None,
+            severity=None if worst is None else IncidentSeverity(int(worst.severity)),
+            detector_name="tocsin",
+            message=message,
+            metric_value=firing[-1].observed if firing else math.nan,
+            threshold=firing[-1].expected if firing else math.nan,
+            timestamp=now_ms / 1000,
+        )
+
+
+def _bytes(row: object) -> bytes:
+    """Bring a row into the form in which it travels; what cannot be, is refused as bytes that are no record."""
+    if isinstance(row, bytes):
+        return row
+    try:
+        return msgspec.json.encode(row)
+    except (TypeError, ValueError):
+        return b""
+
+
+def _label(label: object, at: int, outputs: Sequence[Row], labels: Sequence[Any], now_ms: int) -> object:
+    """Return a label as a row; a plain value is the truth about the output at its place, learned now."""
+    if label is None or isinstance(label, Label | Mapping | bytes) or len(labels) != len(outputs):
+        return label
+    try:
+        output = msgspec.convert(msgspec.to_builtins(outputs[at]), _Identity)
+    except (msgspec.ValidationError, TypeError):
+        return b""  # there is no output to be right or wrong about
+    truth = int(label) if isinstance(label, bool) else label
+    return {"prediction_id": output.prediction_id, "model": output.model, "labelled_at_ms": now_ms, "label": truth}
+
+
+class _Identity(msgspec.Struct):
+    prediction_id: str
+    model: str

@@ -47,12 +47,17 @@ class Journals:
         Places of which two different WindowStats were sent.
     crooked
         Checkpoints at which conservation did not hold.
+    relied_on
+        Greatest (epoch, sequence) of a manifest after which something was sent; who goes on from an older one, or from
+        none, has `forgotten` it.
     """
 
     seen: dict[tuple[int, int], dict[str, tuple[list[Row], int]]] = field(default_factory=dict)
     sent: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
     clashes: list[tuple[str, int, int]] = field(default_factory=list)
     crooked: int = 0
+    relied_on: tuple[int, int] = (0, 0)
+    forgotten: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +141,7 @@ class JoinHost:
         world = self.world
         journal = Journal(self._claim.epoch, MemoryRuns())
         if kept.manifest is None:
-            assert not self.journals.seen, "state was lost"
+            self.journals.forgotten += self.journals.relied_on > (0, 0)
             join = Join(
                 settings=world.settings,
                 models=world.models,
@@ -146,6 +151,7 @@ class JoinHost:
             )
         else:
             manifest = Manifest.decode(kept.manifest)
+            self.journals.forgotten += self.journals.relied_on > (manifest.epoch, manifest.sequence)
             for topic, (rows, size) in self.journals.seen[manifest.epoch, manifest.sequence].items():
                 self.logs[topic] = rows[:size]
             join = Join.restore(
@@ -218,6 +224,8 @@ class JoinHost:
         offset = self._manifest(made)
         yield Step.WORKED
         self._meet(offset + 1)
+        manifest = Manifest.decode(made.manifest[1])
+        self.journals.relied_on = max(self.journals.relied_on, (manifest.epoch, manifest.sequence))
         yield Step.WORKED
         yield from self._send(join, made.to_send, made.through_ms)
         for key in self._tombstones:

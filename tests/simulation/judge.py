@@ -55,6 +55,8 @@ def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:
         verdicts.append(expected)
         if host.join.conservation_error() or journals.crooked:
             verdict.conservation.append(f"{where}: {host.join.conservation_error()} rows, {journals.crooked} times")
+        if journals.forgotten:
+            verdict.conservation.append(f"{where}: a manifest was forgotten {journals.forgotten} times")
         gauges = host.join.gauges
         counters = host.join.counters | {"pending": gauges["pending_rows"], "orphan_pending": gauges["orphan_rows"]}
         ours, theirs = ({name: n for name, n in one.items() if n} for one in (counters, expected.counters))

@@ -53,7 +53,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Drawn:
+class Drawn:
     """Outputs of one model; arrays have one entry an output."""
 
     made_at_ms: npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ class _Drawn:
         return np.where(self.yes, self.confidence, 1 - self.confidence).astype(np.float32)
 
 
-def _draw(rng: np.random.Generator, model: str, start_ms: int, ticks: int, faults: list[Fault]) -> _Drawn:
+def draw(rng: np.random.Generator, model: str, start_ms: int, ticks: int, faults: list[Fault]) -> Drawn:
     counts = rng.poisson(RATES[model], ticks)
     tick = np.repeat(np.arange(ticks), counts)
     made_at_ms = start_ms + tick * TICK_MS + rng.integers(0, TICK_MS, len(tick))
@@ -95,7 +95,7 @@ def _draw(rng: np.random.Generator, model: str, start_ms: int, ticks: int, fault
                 labelled_ms = np.where(hit, 600_000.0, labelled_ms)
     wrong = chance < rate
     delay_ms = np.maximum(1, haste * np.where(wrong, labelled_ms / 2, labelled_ms)).astype(np.int64)
-    drawn = _Drawn(
+    drawn = Drawn(
         made_at_ms=made_at_ms,
         confidence=confidence,
         yes=rng.random(len(tick)) < 0.5,
@@ -105,7 +105,7 @@ def _draw(rng: np.random.Generator, model: str, start_ms: int, ticks: int, fault
         channel=(rng.random(len(tick)) < 0.7).astype(np.int32),
         region=(rng.random(len(tick)) < 0.4).astype(np.int32),
     )
-    return replace(drawn, **{name: getattr(drawn, name)[keep] for name in _Drawn.__slots__})
+    return replace(drawn, **{name: getattr(drawn, name)[keep] for name in Drawn.__slots__})
 
 
 @cache
@@ -139,7 +139,7 @@ def baselines() -> tuple[Baseline, ...]:
     fitted = []
     for number, name in enumerate(settings().models):
         start_ms = T0_MS - WEEK_MS
-        drawn = _draw(np.random.default_rng([4, number]), name, start_ms, HISTORY_TICKS, [])
+        drawn = draw(np.random.default_rng([4, number]), name, start_ms, HISTORY_TICKS, [])
         rows = len(drawn.made_at_ms)
         is_null = np.isnan(drawn.amount)
         history = History(
@@ -199,7 +199,7 @@ def workload(seed: int, *, ticks: int, partitions: int) -> Workload:
     silent = [span if rng.random() < 0.3 else [0, 0] for span in silent]
     arrivals: list[Arrival] = []
     for number, model in enumerate(RATES):
-        drawn = _draw(rng, model, T0_MS, ticks, faults)
+        drawn = draw(rng, model, T0_MS, ticks, faults)
         for index, made_at_ms in enumerate(drawn.made_at_ms.tolist()):
             id_hash = number << 32 | index << 8 | 7
             tick = (made_at_ms - T0_MS) // TICK_MS
@@ -218,7 +218,7 @@ def _faults(rng: np.random.Generator, ticks: int) -> Iterator[Fault]:
 
 
 def _rows(
-    rng: np.random.Generator, model: str, drawn: _Drawn, index: int, id_hash: int
+    rng: np.random.Generator, model: str, drawn: Drawn, index: int, id_hash: int
 ) -> Iterator[tuple[int, OutputRow | LabelRow]]:
     """Everything that producers send about one output, with its time of arrival."""
     made_at_ms, labelled_at_ms = int(drawn.made_at_ms[index]), int(drawn.made_at_ms[index] + drawn.delay_ms[index])

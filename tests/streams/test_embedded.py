@@ -5,14 +5,31 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
+from schemas.label import Label
+from schemas.output import Output
 from streams.embedded import (
     AIIncidentDetector,
     DetectionResult,
     IncidentSeverity,
+    Tocsin,
     confidence_drop_detector,
 )
+from tests.simulation.workload import (
+    CHANNELS,
+    REGIONS,
+    T0_MS,
+    TICK_MS,
+    Fault,
+    baselines,
+    draw,
+    settings,
+)
+
+MINUTES = 80
+BROKEN_FROM, BROKEN_TO = 12, 26
 
 
 def rings(outputs: list[Any], labels: list[Any] | None) -> DetectionResult:
@@ -116,3 +133,101 @@ def test_only_the_latest_outputs_count() -> None:
     assert confidence_drop_detector(outputs, window_size=12).detected
     with pytest.raises(ValueError, match="window_size"):
         confidence_drop_detector(outputs, window_size=0)
+
+
+class Service:
+    """A service that checks itself each minute, as the rows of the simulator's model become known to it."""
+
+    def __init__(self, fault: Fault | None) -> None:
+        drawn = draw(np.random.default_rng(3), "alpha", T0_MS, MINUTES, [fault] if fault else [])
+        self.outputs, self.labels = [], []
+        for row, made_at_ms in enumerate(drawn.made_at_ms.tolist()):
+            yes, amount = bool(drawn.yes[row]), float(drawn.amount[row])
+            self.outputs.append(
+                Output(
+                    prediction_id=f"p{row}",
+                    model="alpha",
+                    version="v1",
+                    made_at_ms=made_at_ms,
+                    prediction=int(yes),
+                    score=float(drawn.score[row]),
+                    segments={"region": REGIONS[drawn.region[row]]},
+                    features={
+                        "amount": None if math.isnan(amount) else amount,
+                        "channel": CHANNELS[drawn.channel[row]],
+                    },
+                )
+            )
+            truth = yes != bool(drawn.wrong[row])
+            at_ms = made_at_ms + int(drawn.delay_ms[row])
+            self.labels.append(Label(prediction_id=f"p{row}", model="alpha", labelled_at_ms=at_ms, label=int(truth)))
+        self.now_ms = T0_MS
+        self.tocsin = Tocsin(
+            models=[settings().models["alpha"]],
+            baselines=[one for one in baselines() if one.model == "alpha"],
+            settings=settings(),
+            clock=lambda: self.now_ms,
+        )
+        self.detector = AIIncidentDetector()
+        self.detector.register_detector(self.tocsin)
+        self.told: list[DetectionResult] = []
+        self.detector.register_alert_handler(self.told.append)
+
+    def minute(self, number: int, *, window: int = 1) -> DetectionResult:
+        """Check what became known in the last `window` minutes."""
+        self.now_ms = T0_MS + (number + 1) * TICK_MS
+        begin_ms = self.now_ms - window * TICK_MS
+        outputs = [one for one in self.outputs if begin_ms <= one.made_at_ms < self.now_ms]
+        labels = [one for one in self.labels if begin_ms <= one.labelled_at_ms < self.now_ms]
+        return self.detector.check(outputs, labels)[0]
+
+
+def test_tocsin_rings_once_for_a_fault_and_knows_when_it_is_over() -> None:
+    service = Service(Fault("alpha", "errors", BROKEN_FROM, BROKEN_TO))
+    rang = [minute for minute in range(MINUTES) if service.minute(minute).detected]
+    assert BROKEN_FROM <= rang[0] < BROKEN_TO
+    assert {one.severity for one in service.told} <= {
+        IncidentSeverity.HIGH,  # more errors than was agreed
+        IncidentSeverity.MEDIUM,  # more errors than usual
+        IncidentSeverity.LOW,  # labels that come sooner, as they do for wrong answers
+    }
+    assert service.told[0].metric_value > service.told[0].threshold
+    assert "alpha" in service.told[0].message
+    assert len(rang) <= 3, "it rings when an incident opens or gets worse, not at each check"
+    assert len(service.told) == len(rang)
+    assert service.tocsin.findings == {}, "each finding has cleared by its own recovery test"
+    assert service.detector.failures == []
+
+
+def test_tocsin_is_silent_while_the_model_is_healthy() -> None:
+    service = Service(None)
+    for minute in range(BROKEN_TO):
+        assert not service.minute(minute).detected
+    assert service.tocsin.incidents == {}
+    assert service.tocsin.refused == 0
+
+
+def test_windows_that_overlap_change_nothing() -> None:
+    apart, overlapping = (Service(Fault("alpha", "nulls", BROKEN_FROM, BROKEN_TO)) for _ in range(2))
+    for minute in range(BROKEN_TO):
+        once, again = apart.minute(minute), overlapping.minute(minute, window=4)
+        assert (once.detected, once.severity) == (again.detected, again.severity)
+        assert apart.tocsin.findings == overlapping.tocsin.findings
+    assert apart.told
+
+
+def test_plain_labels_are_the_truth_about_the_outputs_at_their_places() -> None:
+    service = Service(None)
+    service.now_ms = T0_MS + TICK_MS
+    outputs = [{"prediction_id": str(n), "model": "alpha", "made_at_ms": T0_MS, "prediction": n % 2} for n in range(4)]
+    result = service.tocsin(outputs, [True, None, 0, "1"])
+    assert "4 outputs and 3 labels taken, 0 refused" in result.message
+
+
+def test_what_is_no_output_is_counted_and_does_not_spoil_the_rest() -> None:
+    service = Service(None)
+    service.now_ms = T0_MS + TICK_MS
+    good = {"prediction_id": "1", "model": "alpha", "made_at_ms": T0_MS, "prediction": 1}
+    service.tocsin([{"confidence": 0.4}, good, good | {"score": 7}, object(), b"no json"], [1, 1, 1, 1, 1])  # type: ignore[list-item]
+    assert service.tocsin.refused == 4 + 3
+    assert service.tocsin.last_refusal is not None
