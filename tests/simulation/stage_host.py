@@ -175,6 +175,7 @@ class StageHost:
                 continue
             self._flying, self._group = self._group, _Group()
             yield from self._make_durable(self._flying)
+            yield from self._end_if_silent()
             self.taken_ms = max(self.taken_ms, self._flying.taken_ms)
             self._flying = _Group()
 
@@ -207,7 +208,6 @@ class StageHost:
                 self._next_changelog_offset = offset + 1
                 yield Step.WORKED
             records = [(key, self._table.get(key)) for key in sorted(foreign, key=lambda key: b"/@" in key)]
-        yield from self._end_if_silent()
 
     def _note(self, group: _Group) -> None:
         """Note what begins to be durable; where that is cut short, the stage is told the same again, as a repeat."""
