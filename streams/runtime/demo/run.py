@@ -50,7 +50,8 @@ ACK_AFTER_MS = 5 * MINUTE_MS
 """How long the person who is asked as the second needs to answer."""
 SECOND_PAGE = 2
 FOLLOW_MS = 50_000
-"""How far the join may be behind the clock: the allowed disorder, the idle wait, and the tick that is open."""
+"""How far the join may be behind the clock: the allowed disorder, the idle wait, and the tick that is open. Less than
+detect waits for a source partition before it speaks of a gap."""
 STALL_S = 120.0
 """How long all stages may take for one tick."""
 READY_S = 120.0
@@ -220,7 +221,7 @@ class Replay:
         """Whether every stage has taken this clock, and the join has closed all that it can."""
         closed = self._watching.seen.closed_ms
         sources = range(self._settings.kafka.input_partitions)
-        if min(closed.get(source, 0) for source in sources) < now_ms - FOLLOW_MS and now_ms > BEGINS_MS + FOLLOW_MS:
+        if min(closed.get(source, 0) for source in sources) < now_ms - FOLLOW_MS:
             return False
         taken = [self._small.taken_ms(stage) for stage in SMALL_STAGES]
         return all(len(one) == self._settings.kafka.output_partitions and min(one.values()) >= now_ms for one in taken)
@@ -275,13 +276,13 @@ class Replay:
 
     def _acknowledged_ms(self) -> int | None:
         times = [one.acknowledged_at_ms for one in self._watching.seen.incidents.values()]
-        return min((one for one in times if one is not None), default=None)
+        return min((int(one) for one in times if one is not None), default=None)
 
     def _result(self) -> Result:
         seen = self._watching.seen
         fault_ms = self._stream.fault_at_ms
         pages = sorted(
-            one.decided_at_ms
+            int(one.decided_at_ms)
             for one in seen.notifications.values()
             if one.mode == "page" and one.notification_id in seen.reached
         )

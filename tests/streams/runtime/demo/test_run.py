@@ -1,7 +1,9 @@
 """The demonstration is the main job: it rings for a fault, for nobody before it, and the same way twice."""
 
 import io
+import json
 
+import msgspec
 import pytest
 
 from streams.runtime.demo.generator import MINUTE_MS
@@ -43,3 +45,7 @@ def test_the_same_seed_gives_the_same_incidents(runs: tuple[Result, Result, str]
     assert first.incidents == second.incidents
     assert first.incidents
     assert first.detected_at_ms == second.detected_at_ms
+
+
+def test_a_script_reads_the_figures(runs: tuple[Result, Result, str]) -> None:
+    assert json.loads(msgspec.json.encode(runs[0]))["acknowledged_at_ms"] == runs[0].acknowledged_at_ms
