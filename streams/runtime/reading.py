@@ -3,6 +3,7 @@
 What is read ends where the log ended when reading began, so that a command ends too.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -15,6 +16,8 @@ from streams.runtime import kafka
 from streams.runtime.terminal import CommandError, Exit
 
 POLL_S = 0.2
+MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
+"""What brokers answer for a moment when a topic was just made, or a leader just elected."""
 CHUNK = 1_000
 """Messages taken from the client at once."""
 
@@ -65,12 +68,15 @@ class Reader:
 
     def bounds(self, name: str, partition: int) -> tuple[int, int]:
         """Return the first offset of a partition and the next one to be written."""
-        try:
-            found = self._consumer.get_watermark_offsets(
-                TopicPartition(self.topic(name), partition), timeout=self._wait_s, cached=False
-            )
-        except KafkaException as error:
-            raise self._silent(error) from None
+        place, until_s = TopicPartition(self.topic(name), partition), time.monotonic() + self._wait_s
+        while True:
+            try:
+                found = self._consumer.get_watermark_offsets(place, timeout=self._wait_s, cached=False)
+                break
+            except KafkaException as error:
+                if error.args[0].code() not in MOVING or time.monotonic() > until_s:
+                    raise self._silent(error) from None
+            time.sleep(POLL_S)
         if found is None:
             raise CommandError(Exit.BROKER, f"{self.topic(name)}[{partition}]: no answer in {self._wait_s:g} s")
         return found
