@@ -48,15 +48,15 @@ class Journals:
     crooked
         Checkpoints at which conservation did not hold.
     relied_on
-        Greatest (epoch, sequence) of a manifest after which something was sent; who goes on from an older one, or from
-        none, has `forgotten` it.
+        Offset, and (epoch, sequence), of each manifest after which something was sent; who claims after it and goes on
+        from an older one, or from none, has `forgotten` it.
     """
 
     seen: dict[tuple[int, int], dict[str, tuple[list[Row], int]]] = field(default_factory=dict)
     sent: dict[tuple[str, int, int], bytes] = field(default_factory=dict)
     clashes: list[tuple[str, int, int]] = field(default_factory=list)
     crooked: int = 0
-    relied_on: tuple[int, int] = (0, 0)
+    relied_on: list[tuple[int, tuple[int, int]]] = field(default_factory=list)
     forgotten: int = 0
 
 
@@ -83,6 +83,7 @@ class JoinHost:
         self.journals = journals
         self.rng = rng
         self.ended = False
+        self.saving = False
         self.taken_ms = -1
         self.logs: dict[str, list[Row]] = {OUTPUTS: [], LABELS: []}
         self._claim = Claim(partition=partition, owner=owner)
@@ -141,7 +142,7 @@ class JoinHost:
         world = self.world
         journal = Journal(self._claim.epoch, MemoryRuns())
         if kept.manifest is None:
-            self.journals.forgotten += self.journals.relied_on > (0, 0)
+            self._remember((0, 0))
             join = Join(
                 settings=world.settings,
                 models=world.models,
@@ -151,7 +152,7 @@ class JoinHost:
             )
         else:
             manifest = Manifest.decode(kept.manifest)
-            self.journals.forgotten += self.journals.relied_on > (manifest.epoch, manifest.sequence)
+            self._remember((manifest.epoch, manifest.sequence))
             for topic, (rows, size) in self.journals.seen[manifest.epoch, manifest.sequence].items():
                 self.logs[topic] = rows[:size]
             join = Join.restore(
@@ -166,6 +167,11 @@ class JoinHost:
         for baseline in world.baselines:
             join.take_baseline(baseline)
         return join
+
+    def _remember(self, believed: tuple[int, int]) -> None:
+        """Hold what is believed against what others relied on before this claim."""
+        before = [place for offset, place in self.journals.relied_on if offset < self._claim.read_to]
+        self.journals.forgotten += max(before, default=(0, 0)) > believed
 
     # ---- work
 
@@ -214,7 +220,7 @@ class JoinHost:
 
     def _make_durable(self) -> Iterator[Step]:
         join, taken_ms = self.join, self.taken_ms
-        self._read_any = False
+        self._read_any, self.saving = False, True
         self.journals.crooked += join.conservation_error() != 0
         made = join.checkpoint()
         yield Step.WORKED
@@ -225,7 +231,7 @@ class JoinHost:
         yield Step.WORKED
         self._meet(offset + 1)
         manifest = Manifest.decode(made.manifest[1])
-        self.journals.relied_on = max(self.journals.relied_on, (manifest.epoch, manifest.sequence))
+        self.journals.relied_on.append((offset, (manifest.epoch, manifest.sequence)))
         yield Step.WORKED
         yield from self._send(join, made.to_send, made.through_ms)
         for key in self._tombstones:
@@ -233,6 +239,7 @@ class JoinHost:
             yield Step.WORKED
         self._tombstones = ()
         self._lasting_ms = taken_ms
+        self.saving = False
 
     def _manifest(self, made: Checkpoint) -> int:
         key, value = made.manifest

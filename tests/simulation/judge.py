@@ -129,7 +129,7 @@ def _incidents(routed: Iterable[Any]) -> dict[tuple[str, int], Incident]:
 
 def _triage(run: Simulation, verdict: Verdict) -> None:
     for sink in range(SINKS):
-        events = run.ledgers["triage", sink].consumed
+        events = oracle.once(run.ledgers["triage", sink].consumed)
         said = oracle.told(run.specs["triage"], sink, events)
         expected = _incidents(one for one in said if one.topic == topics.INCIDENTS)
         ours = _incidents(run.topics[topics.INCIDENTS, sink])
@@ -154,7 +154,8 @@ def _messages(run: Simulation, verdict: Verdict) -> None:
     """No notification is lost or doubled under another id; each comes to one end."""
     for sink in range(SINKS):
         ledger = run.ledgers["escalate", sink]
-        expected = _names(oracle.told(run.specs["escalate"], sink, ledger.consumed), topics.NOTIFICATIONS)
+        said = oracle.told(run.specs["escalate"], sink, oracle.once(ledger.consumed))
+        expected = _names(said, topics.NOTIFICATIONS)
         log = run.topics[topics.NOTIFICATIONS, sink]
         ours = _names(log, topics.NOTIFICATIONS)
         verdict.incidents += [f"notification {name} is missing" for name in expected - ours]

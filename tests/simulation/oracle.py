@@ -22,7 +22,11 @@ from detectors.watch import Watch, WatchState, advance, begin, recent, watch
 from schemas.baseline import Baseline
 from schemas.finding import Effect, Finding
 from schemas.ids import finding_id
+from schemas.incident import Incident
+from schemas.incident_action import IncidentAction
 from schemas.lane import Lane
+from schemas.receipt import Receipt
+from schemas.through import Through
 from schemas.window_stats import WindowStats
 from streams.runtime.stage_spec import Handed, Routed, StageSpec
 from tests.simulation.join_host import JoinHost
@@ -188,6 +192,30 @@ def findings(model: str, sums: Mapping[int, list[WindowStats]], through_ms: int)
     effect = Effect(observed=float(outputs), expected=0.0, unit="outputs")
     message = "outputs of a model that is not configured: nobody watches it"
     return [replace(gap, ledger="ticket", effect=effect, n=outputs, message=message)]
+
+
+def once(events: Iterable[Event]) -> list[Event]:
+    """Leave out every repeat: a stage that is told the same again must not show it."""
+    told_already: set[Any] = set()
+    first = []
+    for event in events:
+        match event.value:
+            case Finding(finding_id=name, revision=revision):
+                key: Any = ("finding", name, revision)
+            case Incident(incident_id=name, seq=seq):
+                key = ("incident", name, seq)
+            case IncidentAction(act_id=name):
+                key = ("act", name)
+            case Receipt() as receipt:
+                key = ("receipt", replace(receipt, at_ms=None).encode())
+            case Through(through_ms=through_ms):
+                key = ("through", through_ms)
+            case _:
+                key = None  # the time: going back, or standing still, is for the stage to see
+        if key is None or key not in told_already:
+            first.append(event)
+            told_already.add(key)
+    return first
 
 
 def told(spec: StageSpec[Any, Any], partition: int, events: Sequence[Event]) -> list[Routed]:

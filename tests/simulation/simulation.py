@@ -127,6 +127,8 @@ class Simulation:
         self._joins: list[JoinHost] = []
         self._smalls: dict[tuple[str, int], StageHost] = {}
         self._stopped: list[JoinHost | StageHost] = []
+        self._doomed: Counter[JoinHost | StageHost] = Counter()
+        """Steps after which a host ends: what took over from a stopped one may not live to save anything itself."""
         for baseline in baselines():
             self._publish(baseline)
         for source in range(SOURCES):
@@ -184,8 +186,11 @@ class Simulation:
                 continue
             self.crashes += 1
             self.stops += stopped
-            if self.rng.random() < 0.4:
-                self._replace(self._joins[self.rng.randrange(SOURCES)], stopped=stopped)
+            if self.rng.random() < 0.5:
+                host = self.rng.choice([join for join in self._joins if join.saving == stopped] or self._joins)
+                self._replace(host, stopped=stopped)
+                if stopped and self.rng.random() < 0.5:
+                    self._doomed[self._joins[host.partition]] = self.rng.randrange(40)
                 continue
             name, worker = self.rng.choice(SMALL), self.rng.randrange(len(WORKERS))
             for sink in range(worker, SINKS, len(WORKERS)):
@@ -320,7 +325,7 @@ class Simulation:
     def _round(self) -> None:
         host = self.rng.choice(self._hosts())
         for _ in range(self.rng.choice((1, 3, 10, 40))):
-            if self._step(host) is Step.IDLE or host.ended:
+            if self._step(host) is Step.IDLE or host not in self._runs:
                 break
         if self.rng.random() < 0.1:
             self._send_messages()
@@ -329,6 +334,11 @@ class Simulation:
     def _step(self, host: JoinHost | StageHost) -> Step:
         """Let a host do one thing; one that a late claim of a stopped owner has fenced ends, and starts again."""
         step = next(self._runs[host], None)
+        self._doomed[host] -= 1
+        if self._doomed[host] == 0 and isinstance(host, JoinHost) and step is not None:
+            self.crashes += 1
+            self._replace(host, stopped=False)
+            return Step.WORKED
         if step is None:
             assert isinstance(host, JoinHost), "a stage's host ends only from outside"
             self.fenced += 1
@@ -357,7 +367,7 @@ class Simulation:
             busy = bool(self._flying)
             self._send_messages(calm=True)
             for host in self._hosts():
-                while not host.ended and self._step(host) is not Step.IDLE:
+                while not host.ended and host in self._runs and self._step(host) is not Step.IDLE:
                     busy = True
                     steps += 1
                     if steps > STEP_BOUND:
