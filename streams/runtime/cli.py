@@ -4,6 +4,7 @@ So `tocsin --help` costs no broker's library, and a command only what it needs.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -57,6 +58,9 @@ def run(words: Sequence[str]) -> int:
     if chosen is None:
         parser.parse_args(words)  # --help, --version, or what it has to say of anything else; it does not return
         return Exit.USAGE
+    logging.getLogger().addHandler(
+        logging.NullHandler()
+    )  # what a command has to say it says itself; workers begin logs
     command = import_module(f"streams.runtime.commands.{chosen[0]}")
     own = argparse.ArgumentParser(
         prog=f"tocsin {words[0]}",

@@ -14,6 +14,8 @@ import asyncio
 import logging
 import os
 
+from confluent_kafka import KafkaException
+
 from streams.runtime import hot_path, kafka, logs, topics
 from streams.runtime.commands.common import add_settings, settings_of
 from streams.runtime.terminal import CommandError, Exit, complain
@@ -35,7 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the topics, then run."""
     settings = settings_of(arguments, opens_channels=True)
     stages = STAGES if "all" in arguments.stages else tuple(dict.fromkeys(arguments.stages))
-    faults = topics.check(kafka.admin(settings.kafka), settings.kafka, table_changelogs(settings))
+    try:
+        faults = topics.check(kafka.admin(settings.kafka), settings.kafka, table_changelogs(settings))
+    except KafkaException as error:
+        raise CommandError(
+            Exit.BROKER,
+            f"no answer from {settings.kafka.broker} ({error.args[0].str()}): is the address right, and may we connect "
+            "(--broker, --security-protocol)?",
+        ) from None
     if faults:
         said = "\n".join(map(str, faults))
         raise CommandError(Exit.NOT_SO, f"the topics are not as they must be, nothing was started\n{said}")
