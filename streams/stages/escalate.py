@@ -410,9 +410,10 @@ class _Round:
             look_ms=None,
             changed=False,
         )
+        ended = MessageReason.STATUS_CHANGED if self._incident.firing else MessageReason.ALL_CLEARED
         for told in self.ladder.told.values():
             if rule.tells_of_end or not told.arrived:
-                reason = MessageReason.ALL_CLEARED if told.arrived else MessageReason.OPENED_AND_RESOLVED
+                reason = ended if told.arrived else MessageReason.OPENED_AND_RESOLVED
                 self._tell_again(told, "resolve", reason, f"seq:{self._incident.seq}", self._incident.decided_at_ms)
 
     # ---- something is due

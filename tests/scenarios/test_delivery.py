@@ -513,3 +513,13 @@ def test_updates_come_at_most_once_an_interval(half: "Half") -> None:
     half.run(half.start_ms + 12 * MINUTE)
     updates = half.sent(target="team:ml-oncall", reason=MessageReason.NEW_FINDINGS)
     assert 1 <= len(updates) <= 3
+
+
+def test_a_resolution_by_a_person_does_not_say_that_findings_have_cleared_which_fire(half: "Half") -> None:
+    half.fire("accuracy_below_sla")
+    half.run(half.start_ms + 5 * MINUTE)
+    half.do("resolve", actor="ann", reason="rolled back", resolution="fixed")
+    half.run(half.now_ms + 2 * MINUTE)
+    told = half.sent(purpose="resolve")
+    assert told
+    assert {message.reason for message in told} == {MessageReason.STATUS_CHANGED}
