@@ -95,6 +95,7 @@ class Simulation:
         self.work: Workload = workload(seed, ticks=TICKS, partitions=SOURCES)
         self.topics = Topics()
         self.now_ms = T0_MS
+        self._newest_ms = T0_MS
         self.crashes = 0
         self.stops = 0
         self.fenced = 0
@@ -220,6 +221,7 @@ class Simulation:
         self.now_ms += TICK_MS
         if self.rng.random() < self.chaos.jump:
             self.now_ms += self.rng.randint(-600_000, 600_000)
+        self._newest_ms = max(self._newest_ms, self.now_ms)
         self._arrive(self.now_ms)
         while self._people and self._people[0][0] <= self.now_ms:
             _, act = self._people.pop(0)
@@ -248,7 +250,7 @@ class Simulation:
         is_ok = chance < 0.8
         self.delivered[message.notification_id] += is_ok
         # the sender gives up before the stage counts an attempt as lost, so a later answer never becomes a receipt
-        if chance < 0.95 and self.now_ms < attempt.ends_at_ms:
+        if chance < 0.95 and self._newest_ms < attempt.ends_at_ms:
             receipt = Receipt(
                 notification_id=message.notification_id,
                 incident_id=message.incident_id,
@@ -356,6 +358,7 @@ class Simulation:
 
     def _tick_calmly(self) -> None:
         self.now_ms += TICK_MS
+        self._newest_ms = max(self._newest_ms, self.now_ms)
         self._arrive(self.now_ms)
         while self._people and self._people[0][0] <= self.now_ms:
             self._append(topics.route(self._people.pop(0)[1], SINKS))
