@@ -48,11 +48,10 @@ def judge(run: Simulation) -> Verdict:
 
 def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:
     """Conservation, the oracle's counters, and the oracle's window statistics byte by byte."""
-    verdicts = []
+    sums: oracle.Sums = defaultdict(lambda: defaultdict(list))
     for host, journals in zip(run.joins, run.journals, strict=True):
         where = f"source {host.partition}"
         expected = oracle.join_verdict(host)
-        verdicts.append(expected)
         if host.join.conservation_error() or journals.crooked:
             verdict.conservation.append(f"{where}: {host.join.conservation_error()} rows, {journals.crooked} times")
         if journals.forgotten:
@@ -67,10 +66,11 @@ def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:
         for _, value in expected.window_stats():
             stats = WindowStats.decode(value)
             sent[stats.model, stats.tick_start_ms, stats.part] = value
+            sums[stats.model][stats.tick_start_ms].append(stats)
         for place in oracle.differing(journals.sent, sent):
             verdict.conservation.append(f"{where}: window statistics of {place}")
         verdict.conservation += [f"{where}: two forms of {place}" for place in journals.clashes]
-    return oracle.by_tick(verdicts)
+    return sums
 
 
 def _through_ms(run: Simulation, sink: int) -> int:
@@ -133,12 +133,10 @@ def _triage(run: Simulation, verdict: Verdict) -> None:
         said = oracle.told(run.specs["triage"], sink, events)
         expected = _incidents(one for one in said if one.topic == topics.INCIDENTS)
         ours = _incidents(run.topics[topics.INCIDENTS, sink])
-        latest = {
-            incident_of(entry).incident_id: incident_of(entry) for entry in run.topics[topics.INCIDENTS_LATEST, sink]
-        }
         for place in oracle.differing(ours, expected):
             verdict.incidents.append(f"transition {place}: {ours.get(place)}, expected {expected.get(place)}")
-        last = {name: _content(incident) for name, incident in latest.items()}
+        latest = run.topics[topics.INCIDENTS_LATEST, sink].latest()
+        last = {key.decode(): _content(incident_of(entry)) for key, entry in latest.items()}
         newest = {name: expected[name, seq] for name, seq in sorted(expected)}
         for name in oracle.differing(last, newest):
             verdict.incidents.append(f"latest of {name}")

@@ -48,6 +48,10 @@ class Log:
             entry for entry in self._entries if entry.offset >= dirty_end or last[entry.key] == entry.offset
         ]
 
+    def latest(self) -> dict[bytes, Entry]:
+        """Return the last record of each key."""
+        return {entry.key: entry for entry in self._entries if entry.key is not None}
+
     def table(self, end: int) -> dict[bytes, bytes]:
         """Return the last value of each key before `end`; None deletes."""
         table: dict[bytes, bytes] = {}

@@ -6,7 +6,6 @@ acts and the clock by one uninterrupted pass of each stage over what it was told
 durable: between a person's act and a finding only the log can say who was first.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -52,16 +51,6 @@ def join_verdict(host: JoinHost) -> Verdict:
     outputs = [row for row in host.logs["model-outputs"] if not isinstance(row, LabelRow)]
     labels = [row for row in host.logs["labels"] if not isinstance(row, OutputRow)]
     return oracle.judge(outputs, labels)
-
-
-def by_tick(verdicts: Iterable[Verdict]) -> Sums:
-    """Put the window statistics of all source partitions together."""
-    sums: Sums = defaultdict(lambda: defaultdict(list))
-    for verdict in verdicts:
-        for model, value in verdict.window_stats():
-            stats = WindowStats.decode(value)
-            sums[model][stats.tick_start_ms].append(stats)
-    return sums
 
 
 class _Detection:
