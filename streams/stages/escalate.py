@@ -152,10 +152,13 @@ class Escalate:
         return out
 
     def advance(self, decided_at_ms: int) -> list[EscalateOut]:
-        """Do all that is due by now; going back changes nothing."""
-        if decided_at_ms <= self.now_ms:
-            return []
-        self._times[""] = Time(now_ms=decided_at_ms)
+        """Do all that is due by now; going back changes nothing.
+
+        What is due at a time that is known already is done too: a stop may have kept the time and lost what was done.
+        """
+        if decided_at_ms > self.now_ms:
+            self._times[""] = Time(now_ms=decided_at_ms)
+        decided_at_ms = self.now_ms
         rounds: dict[str, _Round] = {}
         while timer := self._timers.pop_due(decided_at_ms):
             turn = rounds.get(timer.subject)

@@ -172,13 +172,17 @@ class Triage:
         return out
 
     def advance(self, decided_at_ms: int) -> list[TriageOut]:
-        """Let everything happen that is due; hosts call it by `Through` alone. Going back changes nothing."""
-        if decided_at_ms <= self.through_ms:
-            return []
+        """Let everything happen that is due; hosts call it by `Through` alone. Going back changes nothing.
+
+        What is due at a time that is known already happens too: a stop may have kept the time and lost what happened.
+        """
+        is_later = decided_at_ms > self.through_ms
+        decided_at_ms = max(decided_at_ms, self.through_ms)
         out: list[TriageOut] = []
         while timer := self._timers.pop_due(decided_at_ms):
             out += self._due(timer)
-        self._times[""] = Time(through_ms=decided_at_ms)
+        if is_later:
+            self._times[""] = Time(through_ms=decided_at_ms)
         return out
 
     # ---- what is due

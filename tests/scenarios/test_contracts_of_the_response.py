@@ -110,6 +110,22 @@ def test_time_that_goes_back_changes_nothing(plain_half: "Half") -> None:
     assert half.rows == rows
 
 
+@pytest.mark.parametrize("stage", ["triage", "escalate"])
+def test_a_stop_that_kept_the_time_and_lost_what_was_done_is_made_good(half: "Half", stage: str) -> None:
+    """Rows are written one by one: the time may be there, and a ladder's step or an incident not."""
+    half.tick()
+    half.fire("accuracy_below_sla" if stage == "triage" else "unsafe_output")
+    rows, due_ms = half.rows[stage], half.now_ms + 5 * MINUTE
+    before = dict(rows)
+    made = getattr(half, stage).advance(due_ms)
+    assert made
+    rows_that_stayed = before | {"time": rows["time"]}
+    rows.clear()
+    rows.update(rows_that_stayed)
+    half.make()
+    assert getattr(half, stage).advance(due_ms) == made
+
+
 def test_stages_are_always_settled_and_answer_with_lists(half: "Half") -> None:
     for stage in (half.triage, half.escalate, half.notify):
         assert stage.settled

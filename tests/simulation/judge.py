@@ -23,7 +23,7 @@ from tests.simulation.workload import TICK_MS
 TOCSIN = "tocsin"
 """What Tocsin says of itself follows the clock of its hosts, and is left out of comparisons."""
 
-END_WAIT_TICKS = 5
+END_WAIT_TICKS = 20
 """A message that is younger may still be on its way, or wait for its next attempt."""
 
 
@@ -148,6 +148,11 @@ def _names(routed: Iterable[Any], topic: str) -> set[str]:
     return {Notification.decode(one.value).notification_id for one in routed if getattr(one, "topic", topic) == topic}
 
 
+def _told_of(routed: Iterable[Any]) -> set[str]:
+    messages = (one for one in routed if getattr(one, "topic", topics.NOTIFICATIONS) == topics.NOTIFICATIONS)
+    return {Notification.decode(one.value).incident_id for one in messages}
+
+
 def _messages(run: Simulation, verdict: Verdict) -> None:
     """No notification is lost or doubled under another id; each comes to one end."""
     for sink in range(SINKS):
@@ -156,9 +161,13 @@ def _messages(run: Simulation, verdict: Verdict) -> None:
         expected = _names(said, topics.NOTIFICATIONS)
         log = run.topics[topics.NOTIFICATIONS, sink]
         ours = _names(log, topics.NOTIFICATIONS)
-        verdict.incidents += [f"notification {name} is missing" for name in expected - ours]
-        lost = _names(ledger.lost, topics.NOTIFICATIONS)
-        verdict.incidents += [f"notification {name} is doubled" for name in ours - expected - lost]
+        verdict.counts["torn"] += ledger.torn
+        if not ledger.torn:
+            verdict.incidents += [f"notification {name} is missing" for name in expected - ours]
+            lost = _names(ledger.lost, topics.NOTIFICATIONS)
+            verdict.incidents += [f"notification {name} is doubled" for name in ours - expected - lost]
+        silent = _told_of(said) - _told_of(log)
+        verdict.incidents += [f"nobody was told of incident {name}" for name in silent]
         ends: defaultdict[str, set[str]] = defaultdict(set)
         for entry in run.topics[topics.RECEIPTS, sink]:
             receipt = Receipt.decode(entry.value)

@@ -35,10 +35,14 @@ class Ledger:
         What the stage was told, in the order in which it became durable.
     lost
         Outputs of stages that ended before their rows were durable; some of them were delivered.
+    torn
+        How often a process ended among the rows of a step of time. A record is told again, but that hour is gone: what
+        was due happens at the next, and what waits from then on waits longer.
     """
 
     consumed: list[Event] = field(default_factory=list)
     lost: list[Routed] = field(default_factory=list)
+    torn: int = 0
 
 
 @dataclass
@@ -69,7 +73,7 @@ class StageHost:
         self.ledger = ledger
         self.taken_ms = -1
         self.ended = False
-        self._silent = False
+        self._silent = self._writing = False
         self._topics = topics
         self._clock = clock
         self._rng = rng
@@ -105,6 +109,7 @@ class StageHost:
     def end(self) -> None:
         """Note what ends with this process, or with its being stopped."""
         self.ledger.lost += [*self._flying.outputs, *self._group.outputs]
+        self.ledger.torn += self._writing and any(event.topic == "advance" for event in self._flying.events)
 
     def stop(self) -> None:
         """Stop the process for so long that another owns its partition; what it has sent is still on its way."""
@@ -194,6 +199,7 @@ class StageHost:
         """Write rows, then cursors; and again what somebody else wrote between them, who no longer owns them."""
         records = list(group.changes.records(self.partition))
         self._note(group)
+        self._writing = True
         while records:
             yield from self._end_if_silent()
             foreign: set[bytes] = set()
@@ -208,6 +214,7 @@ class StageHost:
                 self._next_changelog_offset = offset + 1
                 yield Step.WORKED
             records = [(key, self._table.get(key)) for key in sorted(foreign, key=lambda key: b"/@" in key)]
+        self._writing = False
 
     def _note(self, group: _Group) -> None:
         """Note what begins to be durable; where that is cut short, the stage is told the same again, as a repeat."""
