@@ -4,6 +4,7 @@ The table below is the only place that knows. Names stand in it without the depl
 `route` returns; the hosts put the prefix in front.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ WINDOW_STATS, BASELINES, CLOCK = "window-stats", "baselines", "clock"
 FINDINGS, LEDGER, DEPLOYMENTS = "findings", "ledger", "deployments"
 ACTIONS, INCIDENTS, INCIDENTS_LATEST = "incident-actions", "incidents", "incidents-latest"
 NOTIFICATIONS, RECEIPTS, DEAD_LETTERS, SILENCES = "notifications", "receipts", "dead-letters", "silences"
+
+NOT_THERE = "is not there"
+LOOK_AGAIN_S = 0.1
 
 Count = Literal["IN", "OUT", "1"]
 
@@ -285,7 +289,7 @@ def check(
     for name, topic in planned.items():
         wanted = topic.partitions(kafka)
         if name not in there:
-            faults.append(TopicFault(name, "is not there", "run `tocsin topics create`"))
+            faults.append(TopicFault(name, NOT_THERE, "run `tocsin topics create`"))
         elif (count := len(there[name].partitions)) != wanted and not (topic.count == "1" and not settings_too):
             faults.append(TopicFault(name, f"has {count} partitions, {wanted} are expected", _remedy(topic, count)))
     if settings_too:
@@ -356,4 +360,9 @@ def create(admin: AdminClient, kafka: KafkaSettings, table_changelogs: Sequence[
         except KafkaException as refused:
             if refused.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker
                 raise
-    return check(admin, kafka, table_changelogs)
+    until_s = time.monotonic() + wait_s
+    while True:
+        faults = check(admin, kafka, table_changelogs)
+        if all(fault.problem != NOT_THERE for fault in faults) or time.monotonic() > until_s:
+            return faults
+        time.sleep(LOOK_AGAIN_S)  # a broker answers for the controller before it has heard of the topic itself

@@ -110,3 +110,16 @@ def test_a_wrong_count_is_named_with_what_to_do(broker: EmbeddedBroker) -> None:
     wrong = [fault for fault in faults if fault.topic == "t.labels"]
     assert [fault.problem for fault in wrong] == ["has 4 partitions, 6 are expected"]
     assert "kafka.input_partitions to 4" in wrong[0].remedy
+
+
+def test_topics_that_were_just_made_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = topics.TopicFault("t.labels", topics.NOT_THERE, "run `tocsin topics create`")
+    answers = [[late], [late], []]
+
+    class Admin:
+        def list_topics(self, timeout: float) -> object:
+            return type("Metadata", (), {"topics": dict.fromkeys(topics._planned(settings("b:1"), []))})  # noqa: SLF001
+
+    monkeypatch.setattr(topics, "check", lambda *_: answers.pop(0))
+    assert topics.create(Admin(), settings("b:1")) == []  # type: ignore[arg-type]
+    assert answers == []
