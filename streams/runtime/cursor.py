@@ -64,18 +64,18 @@ def partition_of_key(key: bytes) -> int:
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be made durable of one partition: rows first (None: deleted), then cursors by topic."""
+    """What is to be made durable of one partition: rows as they were assigned (None: deleted), then cursors by topic."""
 
-    rows: dict[str, bytes | None] = field(default_factory=dict)
+    rows: list[tuple[str, bytes | None]] = field(default_factory=list)
     cursors: dict[str, int] = field(default_factory=dict)
 
     def records(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
         """Return keys and values of the changelog in the order of writing, cursors last.
 
-        >>> list(Changes({"a": b"1", "b": None}, {"findings": 8}).records(2))
+        >>> list(Changes([("a", b"1"), ("b", None)], {"findings": 8}).records(2))
         [(b'2/a', b'1'), (b'2/b', None), (b'2/@findings', b'8')]
         """
-        for key, row in self.rows.items():
+        for key, row in self.rows:
             yield table_key(partition, key), row
         for topic, offset in self.cursors.items():
             yield table_key(partition, f"{CURSOR_MARK}{topic}"), str(offset).encode()
@@ -110,8 +110,8 @@ class View:
 
     def settle(self, changes: Changes) -> None:
         """Move what was assigned, and how far was read, into `changes`."""
-        rows = self.rows.changes()
-        for key, row in rows.items():
+        rows = self.rows.writes()
+        for key, row in rows:
             assert not key.startswith(CURSOR_MARK), f"{key}: keys with {CURSOR_MARK} are the host's"
             if row is None:
                 self._held.pop(key, None)
@@ -119,7 +119,7 @@ class View:
                 assert row, f"{key}: an empty row cannot be told from a deleted one"
                 self._held[key] = row
         self.rows.settle()
-        changes.rows.update(rows)
+        changes.rows += rows
         moved = {topic: at for topic, at in self.cursors.items() if self._settled_cursors.get(topic) != at}
         if rows or moved:
             changes.cursors.update(moved)

@@ -110,8 +110,18 @@ def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
         if newest_ms != marks[sink]:
             verdict.incidents.append(f"sink {sink}: detect came to {newest_ms}, closed through {marks[sink]}")
     for place in oracle.differing(ours, expected):
-        verdict.incidents.append(f"finding {ours.get(place)}, expected {expected.get(place)}")
+        verdict.incidents.append(f"finding {place}: {_apart(ours.get(place), expected.get(place))}")
     verdict.counts["findings"] = len(ours)
+
+
+def _apart(ours: Any, theirs: Any) -> str:  # noqa: ANN401 -- two records of one kind, or one of them
+    """Say in which fields two records differ."""
+    if ours is None or theirs is None:
+        there = ours or theirs
+        what = f"{there.model} {getattr(there, 'reason', '')} decided at {there.decided_at_ms}"
+        return f"{'not expected' if theirs is None else 'missing'}: {what}"
+    pairs = ((name, getattr(ours, name), getattr(theirs, name)) for name in ours.__struct_fields__)
+    return ", ".join(f"{name} {a!s:.300} (expected {b!s:.300})" for name, a, b in pairs if a != b)
 
 
 def _content(incident: Incident) -> Incident:
@@ -134,7 +144,7 @@ def _triage(run: Simulation, verdict: Verdict) -> None:
         expected = _incidents(one for one in said if one.topic == topics.INCIDENTS)
         ours = _incidents(run.topics[topics.INCIDENTS, sink])
         for place in oracle.differing(ours, expected):
-            verdict.incidents.append(f"transition {place}: {ours.get(place)}, expected {expected.get(place)}")
+            verdict.incidents.append(f"transition {place}: {_apart(ours.get(place), expected.get(place))}")
         latest = run.topics[topics.INCIDENTS_LATEST, sink].latest()
         last = {key.decode(): _content(incident_of(entry)) for key, entry in latest.items()}
         newest = {name: expected[name, seq] for name, seq in sorted(expected)}

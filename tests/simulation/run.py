@@ -23,7 +23,7 @@ from tests.simulation.workload import baselines
 SHOWN = 3
 """Faults of one seed that are printed."""
 
-SHOWN_CHARACTERS = 2_000
+SHOWN_CHARACTERS = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,11 @@ def main() -> int:
     began_s, sums, counts, bad = time.monotonic(), Counter[str](), Counter[str](), []
     for result in results(asked.seed, asked.seeds, asked.jobs):
         verdict = result.verdict
-        faults = [*verdict.conservation, *verdict.incidents, *([result.failed] if result.failed else [])]
+        faults = [
+            *verdict.conservation,
+            *verdict.incidents,
+            *([result.failed[-SHOWN_CHARACTERS:]] if result.failed else []),
+        ]
         sums["seeds"] += 1
         sums["crashes"] += result.crashes
         sums["stopped"] += result.stops
@@ -79,7 +83,7 @@ def main() -> int:
         counts += verdict.counts
         if faults:
             bad.append(result.seed)
-            told = "\n  ".join(fault[-SHOWN_CHARACTERS:] for fault in faults[:SHOWN])
+            told = "\n  ".join(fault[:SHOWN_CHARACTERS] for fault in faults[:SHOWN])
             sys.stderr.write(f"\nseed {result.seed}: {len(faults)} faults\n  {told}\n")
         rate = sums["seeds"] / (time.monotonic() - began_s)
         sys.stderr.write(

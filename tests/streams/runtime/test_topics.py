@@ -117,7 +117,7 @@ def test_topics_that_were_just_made_are_waited_for(monkeypatch: pytest.MonkeyPat
     answers = [[late], [late], []]
 
     class Admin:
-        def list_topics(self, timeout: float) -> object:
+        def list_topics(self, **_: float) -> object:
             return type("Metadata", (), {"topics": dict.fromkeys(topics._planned(settings("b:1"), []))})  # noqa: SLF001
 
     monkeypatch.setattr(topics, "check", lambda *_: answers.pop(0))
