@@ -198,12 +198,15 @@ class ReadBack:
 class Edges:
     """Where do partitions begin and end, as the broker says now? It blocks: call it off the loop.
 
-    Not asked through Faust's consumer, whose connection serves a fetch that waits 1.5 s before it serves this.
+    Not asked through Faust's consumer, whose connection serves a fetch before it serves this.
+
+    After a failed answer the next question is asked by a new client: one that was open while a leader changed may ask
+    with the old leader epoch for ever, and is refused for ever (`FENCED_LEADER_EPOCH`).
     """
 
     def __init__(self, client: Mapping[str, str], wait_ms: int) -> None:
-        quiet: dict[str, Any] = {**client, "logger": log}
-        self._admin = AdminClient(quiet)
+        self._client: dict[str, Any] = {**client, "logger": log}
+        self._admin = AdminClient(self._client)
         self._wait_s = wait_ms / 1000
 
     def partitions(self, topic: str) -> int:
@@ -223,7 +226,11 @@ class Edges:
         if not asked:
             return {}
         answers = self._admin.list_offsets(asked, request_timeout=self._wait_s)
-        return {(at.topic, at.partition): answer.result(self._wait_s).offset for at, answer in answers.items()}
+        try:
+            return {(at.topic, at.partition): answer.result(self._wait_s).offset for at, answer in answers.items()}
+        except (KafkaException, TimeoutError):
+            self._admin = AdminClient(self._client)
+            raise
 
 
 @contextmanager

@@ -652,7 +652,7 @@ class StageHost:
         while True:
             try:
                 return await asyncio.to_thread(question, places)
-            except KafkaException:
+            except (KafkaException, TimeoutError):
                 if now_s() > until_s:
                     raise
             await asyncio.sleep(BEAT_S)

@@ -718,6 +718,9 @@ class HotPath:
                 self._probe = _Probe(self._now_ms(), time.monotonic(), answers)
 
     def _tell(self, probe: _Probe) -> None:
+        if any(answer.exception() is not None for answer in probe.answers.values()):
+            # a client that was open while a leader changed may ask with the old leader epoch, and be refused, for ever
+            self._admin = kafka.admin(self._kafka, "join-admin")
         for (topic, partition), answer in probe.answers.items():
             one = self._owned.get(partition)
             if one is None:
