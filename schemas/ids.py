@@ -28,7 +28,7 @@ def rfc3339(at_ms: int) -> str:
     ('2026-11-25T10:00:00.000Z', '1970-01-01T00:00:00.007Z')
     """
     seconds, ms = divmod(at_ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ms:03d}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{ms:03d}Z"
 
 
 def canon(labels: Mapping[str, str]) -> bytes:

@@ -39,7 +39,7 @@ def instant(text: str) -> Instant:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise ValueError  # noqa: TRY301 -- one message for all
-        ms = (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
+        ms = (moment - _EPOCH) // timedelta(milliseconds=1)
     except (ValueError, OverflowError):
         raise ValueError("Expected a time of RFC 3339 with its zone") from None
     if not 0 <= ms <= _LAST_MS:
