@@ -12,6 +12,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from config.settings import KafkaSettings
 from schemas.clock import Clock
+from schemas.closed import Closed
+from schemas.fields import MalformedRecordError
 from streams.runtime import kafka
 from streams.runtime.terminal import CommandError, Exit
 
@@ -20,6 +22,8 @@ MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, 
 """What brokers answer for a moment when a topic was just made, or a leader just elected."""
 CHUNK = 1_000
 """Messages taken from the client at once."""
+TAIL = 400
+"""Records looked at from the end of a partition, to find its newest mark of time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +89,7 @@ class Reader:
         """Read what there is now, each partition in order; with `last`, at most so many of each, from the end."""
         count = self.partitions(name)
         if count == 0:
-            raise CommandError(
-                Exit.NOT_SO,
-                f"topic {self.topic(name)} is not there: `tocsin topics create` makes it (is --topic-prefix right?)",
-            )
+            raise self.missing(name)
         spans = {}
         for partition in range(count) if partitions is None else partitions:
             low, high = self.bounds(name, partition)
@@ -147,6 +148,14 @@ class Reader:
             value=message.value(),
         )
 
+    def missing(self, name: str) -> CommandError:
+        """Say that a topic is not there, and what makes it."""
+        return CommandError(
+            Exit.NOT_SO,
+            f"topic {self.topic(name)} is not on {self._settings.broker}: `tocsin topics create` makes it "
+            "(are --broker and --topic-prefix right?)",
+        )
+
     def _silent(self, error: KafkaException) -> CommandError:
         return CommandError(
             Exit.BROKER,
@@ -158,3 +167,15 @@ class Reader:
 def newest_clock_ms(reader: Reader) -> int | None:
     """Return the newest value of the topic `clock`: the decision time of what is done now. None: no worker writes it."""
     return max((Clock.decode(read.value).now_ms for read in reader.all("clock", last=1)), default=None)
+
+
+def counted_through_ms(reader: Reader) -> dict[int, int]:
+    """Return by source partition the newest `Closed`, which stands in every partition of `window-stats`."""
+    through: dict[int, int] = {}
+    for read in reader.all("window-stats", [0], last=TAIL):
+        try:
+            closed = Closed.decode(read.value)
+        except MalformedRecordError:  # statistics of a tick, which stand between the marks
+            continue
+        through[closed.source_partition] = max(through.get(closed.source_partition, 0), closed.through_ms)
+    return dict(sorted(through.items()))

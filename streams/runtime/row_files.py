@@ -4,6 +4,7 @@ In Parquet nested names are columns with a dot (`features.amount`) or structs; a
 feature, where it is explicitly nothing. Times may be timestamps or whole milliseconds.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,28 +23,48 @@ BATCH_ROWS = 10_000
 MAX_LINE_BYTES = 10_000_000
 
 _BESIDE = ("prediction_id", "model", "label", "labelled_at_ms")
+_OF_A_LABEL = {"label", "labelled_at_ms"}
+_OF_AN_OUTPUT = {"score", "probabilities", "features"}
+"""What a model is given and says beside its answer: a row that has it and a time of its own is no label."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: its place in the file, from 1, and its fields by name."""
+    """One row: its place in the file, from 1, and its fields by name, or why it has none."""
 
     place: int
     fields: Mapping[str, object]
+    fault: MalformedRecordError | None = None
 
-    @property
     def wire(self) -> bytes:
-        """The row as a message."""
+        """Return the row as a message; where the file holds none, `MalformedRecordError` says why."""
+        if self.fault is not None:
+            raise self.fault
         return msgspec.json.encode(self.fields)
+
+    def record(self) -> Output | Label:
+        """Read it as what it is meant to be: what lacks its answer is still no label.
+
+        >>> Row(1, {"prediction_id": "p", "model": "m", "made_at_ms": 7, "score": 0.5}).record()
+        Traceback (most recent call last):
+        schemas.fields.MalformedRecordError: output.prediction: expected a value (the field is required), got nothing
+        """
+        named = self.fields.keys()
+        if "prediction" in named or ("made_at_ms" in named and (_OF_AN_OUTPUT & named or not _OF_A_LABEL & named)):
+            return self.output()
+        if self.fault is not None or _OF_A_LABEL & named:
+            return self.label()
+        what = "an output (made_at_ms, prediction) or a label (labelled_at_ms, label)"
+        raise MalformedRecordError("row", "", what, "neither")
 
     def output(self) -> Output:
         """Read it as an output."""
-        return Output.decode(self.wire)
+        return Output.decode(self.wire())
 
     def label(self) -> Label:
         """Read it as a label."""
-        return Label.decode(self.wire)
+        return Label.decode(self.wire())
 
     def label_beside(self) -> Label | None:
         """Read the label that stands beside an output, None where none does; `version` is then the output's."""
@@ -66,7 +87,7 @@ def count_rows(file: Path) -> int | None:
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Read the rows of a file in order; a line that is no JSON object is a `MalformedRecordError` with its place."""
+    """Read the rows of a file in order; a line that is no JSON object is a row with a fault."""
     return _parquet(file) if _is_parquet(file) else _ndjson(file)
 
 
@@ -88,14 +109,45 @@ def _ndjson(file: Path) -> Iterator[Row]:
         place = 0
         while line := lines.readline(MAX_LINE_BYTES):
             place += 1
-            if not line.strip():
-                continue
-            try:
-                fields = msgspec.json.decode(line, type=dict[str, object])
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                got = f"{len(line)} bytes that are none"
-                raise MalformedRecordError(f"{file.name}:{place}", "", "a JSON object on one line", got) from None
-            yield Row(place, fields)
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                while (rest := lines.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass
+                yield Row(place, {}, MalformedRecordError("row", "", f"at most {MAX_LINE_BYTES:,} bytes", "more"))
+            elif line.strip():
+                try:
+                    yield Row(place, msgspec.json.decode(line, type=dict[str, object]))
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    yield Row(place, {}, _fault(line))
+
+
+def _fault(line: bytes) -> MalformedRecordError:
+    """Say why a line is no JSON object.
+
+    >>> str(_fault(b'{"features": {"age": NaN}}'))
+    'row.features.age: expected a finite number, or null for a feature that was nothing (JSON has no NaN), got NaN'
+    >>> str(_fault(b"[1]"))
+    'row: expected a JSON object on one line, got 3 bytes that are none'
+    """
+    try:
+        path, value = _endless(json.loads(line), "")
+    except (ValueError, RecursionError):
+        path, value = "", None
+    if value is None:
+        return MalformedRecordError("row", "", "a JSON object on one line", f"{len(line)} bytes that are none")
+    what = "a finite number, or null for a feature that was nothing (JSON has no NaN)"
+    return MalformedRecordError("row", path, what, "NaN" if math.isnan(value) else "Infinity")
+
+
+def _endless(value: object, path: str) -> tuple[str, float | None]:
+    """Find the first number that is none, and the path to it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return path, value
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        found = _endless(one, f"{path}.{name}".lstrip("."))
+        if found[1] is not None:
+            return found
+    return path, None
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -107,7 +159,10 @@ def _parquet(file: Path) -> Iterator[Row]:
         for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
             for row in batch.to_pylist():
                 place += 1
-                yield Row(place, nested(row))
+                try:
+                    yield Row(place, nested(row))
+                except MalformedRecordError as error:
+                    yield Row(place, {}, error)
     except (OSError, pa.ArrowException) as error:
         raise _unusable(file, error) from None
 

@@ -6,8 +6,12 @@
   tocsin produce history.parquet --start-now --speed 1           as it once came, beginning now
   tocsin produce outputs.parquet --rows 100                      100 rows a message
 
-NDJSON or Parquet. A row with made_at_ms and a prediction is an output, one with labelled_at_ms and a label is a label; a
-row with both is sent as both, the label when its time comes. Rows that cannot be read are named and left out.
+NDJSON (one JSON object a line) or Parquet. A row with made_at_ms and a prediction is an output, one with labelled_at_ms
+and a label is a label; a row with both is sent as both, the label when its time comes.
+
+A row that cannot be read is named with its line, counted and left out; the others are sent, and the exit status is 5.
+Rows that will be taken and yet not do what you expect (of the past, of the future, of a model that the settings do not
+list, without a required feature) are sent and counted, with a word of warning.
 """
 
 import argparse
@@ -20,17 +24,18 @@ from pathlib import Path
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from config.settings import KafkaSettings
+from config.settings import KafkaSettings, Settings
 from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime import topics
 from streams.runtime.commands.common import add_json, add_settings, settings_of
+from streams.runtime.doubts import Doubts
 from streams.runtime.many_rows import ManyRows
-from streams.runtime.reading import Reader
+from streams.runtime.reading import Reader, counted_through_ms
 from streams.runtime.row_files import Row, count_rows, read_rows
 from streams.runtime.sending import Sending
-from streams.runtime.terminal import CommandError, Exit, Progress, complain, say, say_json
+from streams.runtime.terminal import CommandError, Exit, Progress, complain, plain, say, say_json
 
 MOST_NAMED = 20
 """Faulty rows that are named one by one; the others are counted."""
@@ -39,25 +44,42 @@ MOST_ROWS = 10_000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="outputs, labels or both")
+    parser.add_argument("file", type=Path, metavar="FILE", help="outputs, labels or both, NDJSON or Parquet")
     pace = parser.add_mutually_exclusive_group()
-    pace.add_argument("--rate", type=_above_0, metavar="N", help="rows a second")
-    pace.add_argument("--speed", type=_above_0, metavar="X", help="X times as fast as event time")
+    pace.add_argument(
+        "--rate", type=_above_0, metavar="N", help="N rows a second (default: as fast as the brokers take them)"
+    )
+    pace.add_argument(
+        "--speed", type=_above_0, metavar="X", help="X times as fast as their own times say; 1: as it came"
+    )
     shift = parser.add_mutually_exclusive_group()
     shift.add_argument("--start-now", action="store_true", help="move all times so that the first row happens now")
-    shift.add_argument("--end-now", action="store_true", help="move all times so that the newest row happens now")
+    shift.add_argument(
+        "--end-now",
+        action="store_true",
+        help="move all times so that the newest row happens now (default: as they stand)",
+    )
     parser.add_argument(
-        "--rows", type=int, default=1, metavar="N", help=f"rows a message, at most {MOST_ROWS} (default %(default)s)"
+        "--rows", type=_rows, default=1, metavar="N", help=f"rows a message, 1 to {MOST_ROWS} (default %(default)s)"
     )
     add_json(parser)
     add_settings(parser)
 
 
 def _above_0(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("expected a number above 0")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return number
+
+
+def _rows(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_ROWS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_ROWS}, got {text!r}")
+    return int(text)
 
 
 @dataclass(slots=True)
@@ -74,31 +96,30 @@ class Sent:
         """Take note of a row that cannot be read."""
         self.refused += 1
         if len(self.named) < MOST_NAMED:
-            self.named.append(f"row {place}: {error}")
+            self.named.append(f"{place}: {error}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, send, and say what was sent."""
-    if not 1 <= arguments.rows <= MOST_ROWS:
-        raise CommandError(Exit.USAGE, f"--rows: expected 1 to {MOST_ROWS}, got {arguments.rows}")
     settings = settings_of(arguments)
     total = count_rows(arguments.file)
-    _check_partitions(settings.kafka)
+    doubts = _doubts(settings)
     sent = Sent()
     records = in_time(read_rows(arguments.file), sent)
     by_ms = _shift_ms(arguments)
     if by_ms != 0:
         records = shifted(records, by_ms)
+    records = _looked_at(_paced(records, arguments.rate, arguments.speed), doubts)
     try:
         with Progress("sending", total, "rows") as progress:
-            _send(arguments, settings.kafka, _paced(records, arguments.rate, arguments.speed), sent, progress)
-    except MalformedRecordError as error:  # a line that is no JSON: what follows cannot be trusted to be lines
-        raise CommandError(Exit.DATA, f"{error}; {sent.outputs + sent.labels:,} rows before it were sent") from None
-    for said in sent.named:
-        complain(said)
+            _send(arguments, settings.kafka, records, sent, progress)
+    finally:
+        for said in sent.named:
+            complain(plain(f"{arguments.file.name}:{said}"))
+        for said in doubts.said():
+            complain(f"beware: {said}")
     if arguments.json:
-        counts = {"outputs": sent.outputs, "labels": sent.labels, "messages": sent.messages, "refused": sent.refused}
-        say_json(counts)
+        say_json(_counts(sent, doubts))
     else:
         say(f"sent {sent.outputs:,} outputs and {sent.labels:,} labels in {sent.messages:,} messages")
     if sent.refused:
@@ -106,16 +127,49 @@ def run(arguments: argparse.Namespace) -> int:
     return Exit.DATA if sent.refused else Exit.DONE
 
 
-def _check_partitions(kafka: KafkaSettings) -> None:
+def _counts(sent: Sent, doubts: Doubts) -> dict[str, object]:
+    return {
+        "outputs": sent.outputs,
+        "labels": sent.labels,
+        "messages": sent.messages,
+        "refused": sent.refused,
+        "late": doubts.late,
+        "overdue": doubts.overdue,
+        "future": doubts.future,
+        "unlisted": doubts.unlisted,
+        "lacking": doubts.lacking.total(),
+    }
+
+
+def _doubts(settings: Settings) -> Doubts:
+    """Ask the brokers how their topics are cut, which must fit, and how far rows have been counted."""
+    kafka = settings.kafka
     with Reader(kafka) as reader:
         for name in (topics.OUTPUTS, topics.LABELS):
             found = reader.partitions(name)
+            if found == 0:
+                raise reader.missing(name)
             if found != kafka.input_partitions:
                 message = (
                     f"{reader.topic(name)} has {found} partitions, the settings say {kafka.input_partitions}: "
                     "labels would miss their outputs. `tocsin topics check` says what to do"
                 )
                 raise CommandError(Exit.NOT_SO, message)
+        through_ms = counted_through_ms(reader) if reader.partitions(topics.WINDOW_STATS) else {}
+    return Doubts(
+        models=settings.models,
+        counted_through_ms=through_ms,
+        partitions=kafka.input_partitions,
+        label_wait_ms=settings.join.label_wait_ms,
+        future_skew_ms=settings.join.future_skew_ms,
+    )
+
+
+def _looked_at(records: Iterable[Output | Label], doubts: Doubts) -> Iterator[Output | Label]:
+    """Look at each record when it is due."""
+    for record in records:
+        doubts.look(record, time.time_ns() // 1_000_000)
+        yield record
 
 
 def _send(
@@ -144,7 +198,7 @@ def in_time(rows: Iterable[Row], sent: Sent) -> Iterator[Output | Label]:
     waiting: list[tuple[int, int, Label]] = []
     for row in rows:
         try:
-            record: Output | Label = row.output() if "prediction" in row.fields else row.label()
+            record = row.record()
             beside = row.label_beside() if isinstance(record, Output) else None
         except MalformedRecordError as error:
             sent.refuse(row.place, error)

@@ -10,16 +10,12 @@ from collections import Counter
 import msgspec
 
 from config.settings import KafkaSettings
-from schemas.closed import Closed
 from schemas.fields import MalformedRecordError
 from schemas.through import Through
 from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
-from streams.runtime.reading import Reader, newest_clock_ms
+from streams.runtime.reading import TAIL, Reader, counted_through_ms, newest_clock_ms
 from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
-
-TAIL = 400
-"""Records looked at from the end of a partition, to find its newest mark of time."""
 
 MUST = ("model-outputs", "labels", "window-stats", "findings", "clock", "incidents-latest", "dead-letters")
 
@@ -41,7 +37,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     missing: list[str]
     clock_ms: int | None
-    joined_through_ms: dict[str, int]
+    joined_through_ms: dict[int, int]
     detected_through_ms: dict[str, int]
     open_incidents: dict[str, int]
     dead_letters: int
@@ -79,27 +75,15 @@ def look(reader: Reader, settings: KafkaSettings) -> Status:
     if "dead-letters" in there:
         bounds = [reader.bounds("dead-letters", partition) for partition in range(reader.partitions("dead-letters"))]
         letters = sum(high - low for low, high in bounds)
+    joined = counted_through_ms(reader) if "window-stats" in there else {}
     return Status(
         missing=missing,
         clock_ms=newest_clock_ms(reader) if "clock" in there else None,
-        joined_through_ms=_joined(reader) if "window-stats" in there else {},
+        joined_through_ms=joined,
         detected_through_ms=_detected(reader) if "findings" in there else {},
         open_incidents=dict(sorted(Counter(one.severity.display for one in open_ones).items())),
         dead_letters=letters,
     )
-
-
-def _joined(reader: Reader) -> dict[str, int]:
-    """Find the newest `Closed` of each source partition; each stands in every partition of the topic."""
-    through: dict[str, int] = {}
-    for read in reader.all("window-stats", [0], last=TAIL):
-        try:
-            closed = Closed.decode(read.value)
-        except MalformedRecordError:  # statistics of a tick, which stand between the marks
-            continue
-        name = str(closed.source_partition)
-        through[name] = max(through.get(name, 0), closed.through_ms)
-    return dict(sorted(through.items()))
 
 
 def _detected(reader: Reader) -> dict[str, int]:

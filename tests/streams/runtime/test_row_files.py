@@ -1,6 +1,7 @@
 """Rows out of files: NDJSON and Parquet alike, each with its place."""
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.fields import MalformedRecordError
-from streams.runtime.row_files import count_rows, read_rows
+from schemas.label import Label
+from schemas.output import Output
+from streams.runtime import row_files
+from streams.runtime.row_files import Row, count_rows, read_rows
 from streams.runtime.terminal import CommandError, Exit
 
 
@@ -38,11 +42,44 @@ def test_both_forms_give_the_same_outputs(tmp_path: Path) -> None:
     assert (count_rows(table), count_rows(lines)) == (2, None)
 
 
-def test_a_line_that_is_no_object_is_named_by_its_place(tmp_path: Path) -> None:
+def faults(file: Path) -> dict[int, str]:
+    return {row.place: str(row.fault) for row in read_rows(file) if row.fault is not None}
+
+
+def test_a_line_that_is_no_object_is_a_fault_of_its_own_and_the_next_is_read(tmp_path: Path) -> None:
     file = tmp_path / "rows.ndjson"
-    file.write_text('{"prediction_id":"p1"}\n[1]\n')
-    with pytest.raises(MalformedRecordError, match=r"rows\.ndjson:2: expected a JSON object on one line"):
-        list(read_rows(file))
+    file.write_text('{"prediction_id":"p1"}\n[1]\n\n{"score": -Infinity}\n{"prediction_id":"p5"}\n')
+    assert [row.place for row in read_rows(file) if row.fault is None] == [1, 5]
+    found = faults(file)
+    assert found[2] == "row: expected a JSON object on one line, got 4 bytes that are none"
+    assert found[4].startswith("row.score: expected a finite number")
+
+
+def test_a_line_beyond_the_bound_is_one_fault_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_files, "MAX_LINE_BYTES", 20)
+    file = tmp_path / "rows.ndjson"
+    file.write_text('{"a":1}\n' + "x" * 70 + '\n{"a":2}\n')
+    assert [row.place for row in read_rows(file) if row.fault is None] == [1, 3]
+    assert faults(file) == {2: "row: expected at most 20 bytes, got more"}
+
+
+def test_what_a_row_is_meant_to_be_is_told_by_all_of_its_fields() -> None:
+    meant = {"prediction_id": "p", "model": "m"}
+    time = {**meant, "made_at_ms": 1}
+    told = {**meant, "labelled_at_ms": 2, "label": 0}
+    assert isinstance(Row(1, {**time, **told}).record(), Label)  # a label that knows when its output was made
+    assert isinstance(Row(1, {**time, **told, "prediction": 1}).record(), Output)
+    for fields, field in (
+        (time, "output.prediction"),
+        ({**time, **told, "score": 0.5}, "output.prediction"),
+        ({**meant, "prediction": 1}, "output.made_at_ms"),
+        ({**meant, "label": 1}, "label.labelled_at_ms"),
+        (meant, "row: expected an output (made_at_ms, prediction) or a label (labelled_at_ms, label), got neither"),
+    ):
+        with pytest.raises(MalformedRecordError, match=re.escape(field)):
+            Row(1, fields).record()
 
 
 @pytest.mark.parametrize("content", [None, b"PAR1 and then nothing of the kind"])
@@ -59,5 +96,4 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path, con
 def test_a_column_and_its_own_parts_together_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"features": ["x"], "features.age": [1.0]}), file)
-    with pytest.raises(MalformedRecordError, match=r"row\.features"):
-        list(read_rows(file))
+    assert faults(file) == {1: "row.features: expected either features or columns features.…, got both"}

@@ -10,6 +10,7 @@ from confluent_kafka import Consumer, TopicPartition, murmur2
 from confluent_kafka.admin import AdminClient
 from msgspec import UNSET
 
+from schemas.closed import Closed
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime.commands.produce import Sent, event_ms, in_time, shifted
@@ -17,6 +18,7 @@ from streams.runtime.row_files import Row
 from streams.runtime.terminal import Exit
 
 Tocsin = Callable[..., tuple[int, str, str]]
+Put = Callable[[str, bytes | None, bytes | None, int], None]
 BEGINS_MS = 1_764_064_800_000
 ROWS = 40
 
@@ -107,14 +109,75 @@ def test_a_label_beside_its_output_waits_for_its_own_time() -> None:
     assert sent == [("Output", "a"), ("Output", "b"), ("Label", "a"), ("Output", "c"), ("Label", "c")]
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_sent(tocsin: Tocsin, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named_with_its_line_and_the_rest_is_sent(tocsin: Tocsin, tmp_path: Path) -> None:
+    lines = [json.dumps(output(f"a{n}", 1)) for n in range(2_000)]
+    lines[1] = json.dumps(output("b", 2, score=7))
+    lines[2] = '{"label":1}'
+    lines[700] = json.dumps(output("c", 3, features={"age": float("nan")}))
+    lines[900] = json.dumps({"prediction_id": "d", "model": "m", "made_at_ms": 4, "score": 0.5})
+    lines[1000] = "no JSON"
     file = tmp_path / "rows.ndjson"
-    file.write_text(json.dumps(output("a", 1)) + "\n" + json.dumps(output("b", 2, score=7)) + '\n{"label":1}\n')
+    file.write_text("\n".join(lines) + "\n")
     status, out, err = tocsin("produce", str(file))
     assert status == Exit.DATA
-    assert out == "sent 1 outputs and 0 labels in 1 messages\n"
-    assert "row 2: output.score: expected a number of at most 1.0, got 7" in err
-    assert "row 3: label.prediction_id" in err
+    assert out == "sent 1,995 outputs and 0 labels in 1,995 messages\n"
+    for said in (
+        "rows.ndjson:2: output.score: expected a number of at most 1.0, got 7",
+        "rows.ndjson:3: label.prediction_id",
+        "rows.ndjson:701: row.features.age: expected a finite number",
+        "rows.ndjson:901: output.prediction: expected a value (the field is required), got nothing",
+        "rows.ndjson:1001: row: expected a JSON object on one line",
+        "5 rows are no outputs or labels",
+    ):
+        assert said in err
+
+
+def test_rows_that_will_disappoint_are_sent_and_said_once_each(
+    tocsin: Tocsin, put: Put, broker: str, tmp_path: Path
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    for topic in ("model-outputs", "labels", "window-stats"):
+        AdminClient({"bootstrap.servers": broker}).list_topics("doubts." + topic, timeout=10)
+    for partition in range(4):
+        mark = Closed(source_partition=partition, source_partitions=4, through_ms=now_ms - 60_000, cause="idle")
+        put("doubts.window-stats", None, mark.encode(), 0)
+    settings = tmp_path / "tocsin.toml"
+    settings.write_text(
+        '[models.m]\nkind = "classification"\nfeatures = { age = "numeric" }\nrequired = ["age"]\nlabel_wait = "1 h"\n'
+    )
+    fine = {"features": {"age": 7}}
+    given = [
+        output("a", now_ms, **fine),
+        output("b", now_ms - 120_000, **fine),
+        output("c", now_ms - 7_200_000, **fine),
+        output("d", now_ms, features={"age": None}),
+        output("e", now_ms) | {"model": "n"},
+        {"prediction_id": "a", "model": "m", "labelled_at_ms": now_ms + 900_000, "label": 1},
+    ]
+    file = tmp_path / "rows.ndjson"
+    file.write_text("\n".join(map(json.dumps, given)))
+    status, out, err = tocsin("produce", str(file), "--config", str(settings), "--json", "--topic-prefix", "doubts.")
+    assert status == Exit.DONE
+    assert json.loads(out) == {
+        "outputs": 5,
+        "labels": 1,
+        "messages": 6,
+        "refused": 0,
+        "late": 2,
+        "overdue": 1,
+        "future": 1,
+        "unlisted": {"n": 1},
+        "lacking": 1,
+    }
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["beware"] * 5
+    for said in ("expire without a label", "first open tick", "dead-letters", '[models."n"]', "lack the feature age"):
+        assert said in err
+
+
+def test_topics_that_are_not_there_are_to_be_made_first(tocsin: Tocsin, file: Path) -> None:
+    status, out, err = tocsin("produce", str(file), "--topic-prefix", "not-there.")
+    assert (status, out) == (Exit.NOT_SO, "")
+    assert "`tocsin topics create`" in err
 
 
 def test_all_times_are_moved_by_the_same() -> None:
@@ -130,12 +193,22 @@ def test_all_times_are_moved_by_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [("--rate", "0"), ("--rate", "x"), ("--speed", "inf"), ("--rate", "1", "--speed", "1")]
+    ("more", "said"),
+    [
+        (("--rate", "0"), "a number above 0"),
+        (("--rate", "x"), "a number above 0"),
+        (("--speed", "inf"), "a number above 0"),
+        (("--rows", "0"), "a whole number from 1 to 10000"),
+        (("--rate", "1", "--speed", "1"), "not allowed with"),
+    ],
 )
-def test_a_pace_that_cannot_be_meant_is_usage(tocsin: Tocsin, file: Path, more: tuple[str, ...]) -> None:
+def test_a_pace_that_cannot_be_meant_is_usage_and_says_what_is_expected(
+    tocsin: Tocsin, file: Path, more: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         tocsin("produce", str(file), *more)
     assert ended.value.code == Exit.USAGE
+    assert said in capsys.readouterr().err
 
 
 def test_partition_counts_that_differ_from_the_settings_are_refused_before_anything_is_sent(
