@@ -31,15 +31,17 @@ from schemas.output import Output
 from streams.runtime import topics
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.doubts import Doubts
-from streams.runtime.many_rows import ManyRows
+from streams.runtime.many_rows import checked
+from streams.runtime.producer import NotAcknowledgedError, Rows
 from streams.runtime.reading import Reader, counted_through_ms
 from streams.runtime.row_files import Row, count_rows, read_rows
-from streams.runtime.sending import Sending
 from streams.runtime.terminal import CommandError, Exit, Progress, complain, plain, say, say_json
 
 MOST_NAMED = 20
 """Faulty rows that are named one by one; the others are counted."""
 MOST_ROWS = 10_000
+AGE_MS = 1_000
+"""How long a row of a paced file may wait for others."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -179,18 +181,16 @@ def _send(
     sent: Sent,
     progress: Progress,
 ) -> None:
-    sending = Sending(kafka, "produce")
-    many = ManyRows(partitions=kafka.input_partitions, most_rows=arguments.rows)
-    for record in records:
-        message = many.add(record) if arguments.rows > 1 else topics.route(record, kafka.input_partitions)
-        if message is not None:
-            sending.send(message)
-        sent.outputs += isinstance(record, Output)
-        sent.labels += isinstance(record, Label)
-        progress.add(1)
-    for message in many.rest():
-        sending.send(message)
-    sent.messages = sending.finish()
+    try:
+        with Rows(kafka, rows_a_message=arguments.rows, age_ms=AGE_MS, wait_ms=kafka.delivery_wait_ms) as rows:
+            for record in records:
+                rows.send(record)
+                sent.outputs += isinstance(record, Output)
+                sent.labels += isinstance(record, Label)
+                progress.add(1)
+    except NotAcknowledgedError as error:
+        raise CommandError(Exit.BROKER, f"{kafka.broker}: {error}; it is safe to run the command again") from None
+    sent.messages = rows.acknowledged_messages
 
 
 def in_time(rows: Iterable[Row], sent: Sent) -> Iterator[Output | Label]:
@@ -198,7 +198,7 @@ def in_time(rows: Iterable[Row], sent: Sent) -> Iterator[Output | Label]:
     waiting: list[tuple[int, int, Label]] = []
     for row in rows:
         try:
-            record = row.record()
+            record, _ = checked(row.record())
             beside = row.label_beside() if isinstance(record, Output) else None
         except MalformedRecordError as error:
             sent.refuse(row.place, error)

@@ -1,18 +1,22 @@
 """Many rows in a message are the same rows as each by itself, seen from the edge that decodes them."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
+from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.model import Model
 from schemas.output import Output
 from streams.runtime import topics
 from streams.runtime.decode import LabelEdge, Messages, OutputEdge
-from streams.runtime.many_rows import ManyRows
+from streams.runtime.many_rows import MOST_BYTES, WAITING_BYTES, Bundled, ManyRows, checked
 from streams.runtime.stage_spec import Routed
 
 MODEL = Model(
@@ -70,8 +74,12 @@ def messages(sent: Sequence[Routed], partition: int) -> Messages:
 
 
 def bundled(records: Sequence[Output | Label], most_rows: int) -> list[Routed]:
+    return [one.message for one in gathered(records, most_rows)]
+
+
+def gathered(records: Sequence[Output | Label], most_rows: int) -> list[Bundled]:
     many = ManyRows(partitions=4, most_rows=most_rows)
-    full = [message for record in records if (message := many.add(record)) is not None]
+    full = [bundled for record in records for bundled in many.add(record)]
     return [*full, *many.rest()]
 
 
@@ -103,3 +111,62 @@ def test_labels(records: list[Label], most_rows: int) -> None:
         assert (one.dead, many.dead, many.mismatched) == ([], [], 0)
         for name in ("id_hash", "labelled_at_ms", "label", "version", "made_at_ms", "retracted"):
             np.testing.assert_array_equal(getattr(one.batch, name), getattr(many.batch, name), err_msg=name)
+
+
+def output(number: int, **more: Any) -> Output:  # noqa: ANN401
+    return Output(prediction_id=f"p{number}", model="m", made_at_ms=number, prediction=1, **more)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([output(n, text="x" * 30_000) for n in range(100)], id="long rows"),
+        pytest.param([output(n, text="x" * (MOST_BYTES - 100)) for n in range(3)], id="as long as may be"),
+        # a name costs each row 9 bytes, and a column of two 21
+        pytest.param([output(n, features={f"{m:04x}": 0 for m in range(44_000)}) for n in range(6)], id="many names"),
+        pytest.param([output(n, segments={f"s{n}": "x"}) for n in range(3_000)], id="each row its own name"),
+    ],
+)
+def test_no_message_is_larger_than_may_be_and_each_row_is_in_one(records: list[Output]) -> None:
+    together = gathered(records, 10_000)
+    assert sorted(row.prediction_id for one in together for row in one.rows) == sorted(r.prediction_id for r in records)
+    for one in together:
+        assert len(one.message.value or b"") <= MOST_BYTES
+        assert one.message.key == one.rows[0].prediction_id.encode()
+        assert {topics.partition_of_id(row.prediction_id, 4) for row in one.rows} == {one.message.partition}
+        if len(one.rows) > 1:
+            assert msgspec.json.decode(one.message.value or b"")["rows"] == len(one.rows)
+
+
+def test_what_waits_is_bounded_whatever_the_rows_have_in_common() -> None:
+    many, sent = ManyRows(partitions=4, most_rows=10_000), 0
+    for n in range(200):
+        given = len(many.add(output(n, segments={f"s{n}": "x" * 100_000})))
+        assert given in (0, n + 1 - sent), "all that waits, or nothing"
+        sent += given
+        assert (n + 1 - sent) * 100_000 <= WAITING_BYTES
+    assert sent > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (output(1, score=float("nan")), r"output\.score: expected a number, got null"),
+        (output(1, text="x" * MOST_BYTES), rf"output: expected at most {MOST_BYTES} bytes of JSON, got \d+"),
+        (output(1, text="\ud800"), r"output: expected text that can be written in UTF-8"),
+        (output(1, segments={"s": 7}), r"output\.segments: expected a text"),
+        (output(1, user_id=object()), r"output: expected values that JSON has, got an object of type object"),
+        (Label(prediction_id="", model="m", labelled_at_ms=1, label=1), r"label\.prediction_id: expected a text of"),
+    ],
+)
+def test_what_the_join_would_refuse_is_not_taken(row: Output | Label, said: str) -> None:
+    many = ManyRows(partitions=4, most_rows=10)
+    with pytest.raises(MalformedRecordError, match=said):
+        many.add(row)
+    assert many.rest() == []
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    row, _ = checked(output(1, score=np.float32(0.5), features={"age": np.int64(7), "income": np.float64("nan")}))
+    assert isinstance(row, Output)
+    assert (row.score, row.features) == (0.5, {"age": 7, "income": None})

@@ -1,6 +1,8 @@
 """A producer by this helper cannot make the mistakes that nobody sees."""
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -57,14 +59,39 @@ def test_every_row_lies_where_the_join_looks_for_it(broker: EmbeddedBroker, rows
         assert set(outputs.batch.id_hash.tolist()) == set(labels.batch.id_hash.tolist())
         found |= set(outputs.batch.id_hash.tolist())
     assert len(found) == 100
-    assert (rows.acknowledged == 200) == (rows_a_message == 1)
+    assert rows.acknowledged_rows == 200
+    assert (rows.acknowledged_messages == 200) == (rows_a_message == 1)
 
 
 def test_a_row_does_not_wait_longer_than_it_may(broker: EmbeddedBroker) -> None:
     rows = Rows(settings(broker.address), rows_a_message=1_000, age_ms=0, wait_ms=10_000)
     rows.send(Output(prediction_id="p", model="m", made_at_ms=1, prediction=1))
-    rows.flush()
-    assert rows.acknowledged == 1
+    assert rows.flush() == []
+    assert rows.acknowledged_rows == 1
+
+
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before_s)
+
+
+@pytest.mark.usefixtures("hasty_threads")
+def test_threads_may_share_it(broker: EmbeddedBroker) -> None:
+    with Rows(settings(broker.address), rows_a_message=2, age_ms=0, wait_ms=10_000) as rows:
+
+        def send(thread: int) -> None:
+            for number in range(3_000):
+                rows.send(Label(prediction_id=f"{thread}-{number}", model="m", labelled_at_ms=1, label=1))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(send, range(4)))
+    assert rows.acknowledged_rows == 12_000
+    found = [LabelEdge({}, 4).decode(read(settings(broker.address), "labels", one)) for one in range(4)]
+    assert sum(len(one.batch.id_hash) for one in found) == 12_000
 
 
 def test_what_the_join_would_refuse_is_refused_where_it_is_made(broker: EmbeddedBroker) -> None:
@@ -78,18 +105,45 @@ def test_other_counts_of_partitions_are_refused_before_the_first_row(broker: Emb
         Rows(replace(settings(broker.address), input_partitions=6), rows_a_message=1, age_ms=0, wait_ms=10_000)
 
 
-def send_all(rows: Rows, some: Sequence[Output]) -> None:
-    for row in some:
-        rows.send(row)
-
-
-def test_brokers_that_are_gone_are_an_error_within_the_bound(broker: EmbeddedBroker) -> None:
+def test_each_row_that_brokers_do_not_take_is_handed_back_once(broker: EmbeddedBroker) -> None:
+    """Whatever was sent is acknowledged, or in the rows of one error or of a flush."""
     cluster = replace(settings(broker.address), delivery_wait_ms=500)
     rows = Rows(cluster, rows_a_message=1, age_ms=0, wait_ms=300, **{"queue.buffering.max.messages": 2})
+    given = [Output(prediction_id=f"p{number}", model="m", made_at_ms=1, prediction=1) for number in range(8)]
+    rows.send(given[0])
+    assert rows.flush() == []
     broker.close()
+    handed_back: list[Output | Label] = []
+    reasons = []
+    for row in given[1:]:
+        try:
+            rows.send(row)
+        except NotAcknowledgedError as error:
+            reasons.append(str(error))
+            handed_back += error.rows
+    handed_back += rows.flush()
+    assert sorted(row.prediction_id for row in handed_back) == [row.prediction_id for row in given[1:]]
+    assert rows.acknowledged_rows == 1
+    assert any("no room for a message in 0.3 s" in reason for reason in reasons), reasons
+    assert rows.flush() == [], "they were handed back"
+
+
+def test_a_block_that_ends_with_rows_left_is_an_error(broker: EmbeddedBroker) -> None:
     row = Output(prediction_id="p", model="m", made_at_ms=1, prediction=1)
-    rows.send(row)
-    with pytest.raises(NotAcknowledgedError, match="1 messages were not acknowledged"):
-        rows.flush()
-    with pytest.raises(NotAcknowledgedError, match=r"no room|timed out"):
-        send_all(rows, [row] * 4)
+
+    def send() -> None:
+        with Rows(settings(broker.address), rows_a_message=10, age_ms=60_000, wait_ms=300) as rows:
+            rows.send(row)
+            broker.close()
+
+    with pytest.raises(NotAcknowledgedError, match=r"1 rows were not acknowledged: no answer in 0\.3 s") as raised:
+        send()
+    assert raised.value.rows == (row,)
+
+
+def test_a_message_that_the_client_refuses_is_handed_back_too(broker: EmbeddedBroker) -> None:
+    rows = Rows(settings(broker.address), rows_a_message=1, age_ms=0, wait_ms=300, **{"message.max.bytes": 1_000})
+    row = Output(prediction_id="p", model="m", made_at_ms=1, prediction=1, text="x" * 2_000)
+    with pytest.raises(NotAcknowledgedError, match=r"Message size too large") as raised:
+        rows.send(row)
+    assert raised.value.rows == (row,)

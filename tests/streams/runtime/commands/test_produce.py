@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition, murmur2
@@ -56,6 +57,15 @@ def written(broker: str, topic: str) -> list[tuple[int, bytes, bytes]]:
     return found
 
 
+def columns(value: bytes) -> dict[str, Any]:
+    """Read a message of many rows; one that was left alone travels as itself."""
+    message: dict[str, Any] = json.loads(value)
+    if "columns" in message:
+        return message
+    features = {f"features.{name}": [one] for name, one in message.pop("features", {}).items()}
+    return {"rows": 1, "columns": {name: [one] for name, one in message.items()} | features}
+
+
 def test_each_row_goes_where_its_id_says_whether_alone_or_with_others(tocsin: Tocsin, broker: str, file: Path) -> None:
     admin = AdminClient({"bootstrap.servers": broker})
     for prefix in ("one.", "many."):
@@ -70,7 +80,7 @@ def test_each_row_goes_where_its_id_says_whether_alone_or_with_others(tocsin: To
     assert tocsin("produce", str(file), "--rows", "7", "--topic-prefix", "many.")[0] == Exit.DONE
     rows = 0
     for partition, key, value in written(broker, "many.model-outputs"):
-        message = json.loads(value)
+        message = columns(value)
         ids = message["columns"]["prediction_id"]
         assert key.decode() == ids[0]
         assert {murmur2(one.encode(), 4) for one in ids} == {partition}
@@ -82,7 +92,7 @@ def test_each_row_goes_where_its_id_says_whether_alone_or_with_others(tocsin: To
 
 def test_rows_of_one_message_have_the_same_features_so_that_null_stays_null(broker: str) -> None:
     shapes = {
-        tuple(name for name in json.loads(value)["columns"] if name.startswith("features."))
+        tuple(name for name in columns(value)["columns"] if name.startswith("features."))
         for _, _, value in written(broker, "many.model-outputs")
     }
     assert shapes == {("features.age",), ("features.age", "features.kind")}
@@ -116,18 +126,20 @@ def test_what_cannot_be_read_is_named_with_its_line_and_the_rest_is_sent(tocsin:
     lines[700] = json.dumps(output("c", 3, features={"age": float("nan")}))
     lines[900] = json.dumps({"prediction_id": "d", "model": "m", "made_at_ms": 4, "score": 0.5})
     lines[1000] = "no JSON"
+    lines[1100] = json.dumps(output("e", 5, text="x" * 900_000))
     file = tmp_path / "rows.ndjson"
     file.write_text("\n".join(lines) + "\n")
     status, out, err = tocsin("produce", str(file))
     assert status == Exit.DATA
-    assert out == "sent 1,995 outputs and 0 labels in 1,995 messages\n"
+    assert out == "sent 1,994 outputs and 0 labels in 1,994 messages\n"
     for said in (
         "rows.ndjson:2: output.score: expected a number of at most 1.0, got 7",
         "rows.ndjson:3: label.prediction_id",
         "rows.ndjson:701: row.features.age: expected a finite number",
         "rows.ndjson:901: output.prediction: expected a value (the field is required), got nothing",
         "rows.ndjson:1001: row: expected a JSON object on one line",
-        "5 rows are no outputs or labels",
+        "rows.ndjson:1101: output: expected at most 800000 bytes of JSON",
+        "6 rows are no outputs or labels",
     ):
         assert said in err
 
