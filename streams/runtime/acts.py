@@ -6,12 +6,12 @@ An act is a record like any other; triage answers with the incident's next recor
 import time
 import uuid
 
-from config.settings import KafkaSettings
+from config.settings import KafkaSettings, WorkerSettings
 from schemas.fields import MalformedRecordError
 from schemas.incident import Actor, Incident
 from schemas.incident_action import ActKind, IncidentAction
 from schemas.instant import Instant
-from streams.runtime.reading import Reader, newest_clock_ms
+from streams.runtime.reading import Reader, told_time, wall_ms
 from streams.runtime.sending import send_all
 from streams.runtime.stage_spec import Routed
 from streams.runtime.terminal import CommandError, Exit
@@ -59,12 +59,15 @@ def the_incident(name: str, incidents: list[Incident]) -> Incident:
     )
 
 
-def new_act(reader: Reader, incident: Incident, by: str, kind: ActKind) -> IncidentAction:
-    """Begin a person's act upon an incident, decided at the newest time that any worker has told."""
-    now_ms = newest_clock_ms(reader)
-    if now_ms is None:
-        message = "no worker has told the time within the last hour: start `tocsin worker all`, then act again"
-        raise CommandError(Exit.NOT_SO, message)
+def new_act(reader: Reader, worker: WorkerSettings, incident: Incident, by: str, kind: ActKind) -> IncidentAction:
+    """Begin a person's act upon an incident, decided at the newest time that any worker has told.
+
+    Where none tells it, nobody would answer either: that is a `CommandError`, and nothing is sent.
+    """
+    told = told_time(reader, worker)
+    now_ms = told.now_ms
+    if now_ms is None or not told.moves:
+        raise CommandError(Exit.NOT_SO, f"{told}; then act again, for nothing was sent")
     return IncidentAction(
         act_id=str(uuid.uuid4()),
         incident_id=incident.incident_id,
@@ -74,7 +77,7 @@ def new_act(reader: Reader, incident: Incident, by: str, kind: ActKind) -> Incid
         source="cli",
         occurred_at_ms=Instant(now_ms),
         decided_at_ms=Instant(now_ms),
-        recorded_at_ms=Instant(time.time_ns() // 1_000_000),
+        recorded_at_ms=Instant(wall_ms()),
     )
 
 

@@ -659,7 +659,8 @@ class HotPath:
         counts["cut_texts"] += decoded.cut_texts
         if decoded.mismatched and self._is_due("mismatch", MISMATCH_LOG_EVERY_S):
             log.error(
-                "join.partitioner_mismatch topic=%s partition=%d sampled=%d mismatched=%d",
+                "join.partitioner_mismatch topic=%s partition=%d sampled=%d mismatched=%d error=labels miss their outputs: "
+                "producers must place rows by murmur2 of the prediction id (librdkafka: partitioner=murmur2_random)",
                 topic,
                 one.partition,
                 decoded.sampled,

@@ -10,18 +10,20 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from config.settings import KafkaSettings
+from config.settings import KafkaSettings, WorkerSettings
 from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.fields import MalformedRecordError
 from streams.runtime import kafka
-from streams.runtime.terminal import CommandError, Exit
+from streams.runtime.terminal import CommandError, Exit, at, lasting
 
 POLL_S = 0.2
 MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 """What brokers answer for a moment when a topic was just made, or a leader just elected."""
 CHUNK = 1_000
 """Messages taken from the client at once."""
+CLOCK_LOOKS = 3
+"""Turns of the clock that are waited for before it is said to stand."""
 TAIL = 400
 """Records looked at from the end of a partition, to find its newest mark of time."""
 
@@ -164,9 +166,52 @@ class Reader:
         )
 
 
+def wall_ms() -> int:
+    """Return the time of this machine."""
+    return time.time_ns() // 1_000_000
+
+
 def newest_clock_ms(reader: Reader) -> int | None:
     """Return the newest value of the topic `clock`: the decision time of what is done now. None: no worker writes it."""
     return max((Clock.decode(read.value).now_ms for read in reader.all("clock", last=1)), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The newest time that a worker told; `moves` is whether any still does."""
+
+    now_ms: int | None
+    moves: bool
+
+    def __str__(self) -> str:
+        """Say since when there is no time, and what to do.
+
+        >>> print(Told(None, moves=False))
+        no worker tells the time: start `tocsin worker all`, or one of detect, triage, escalate and notify
+        """
+        start = "start `tocsin worker all`, or one of detect, triage, escalate and notify"
+        if self.now_ms is None:
+            return f"no worker tells the time: {start}"
+        if self.moves:
+            return at(self.now_ms)
+        ago = lasting(max(0, wall_ms() - self.now_ms))
+        return f"no worker has told the time since {at(self.now_ms)} ({ago} ago): {start}"
+
+
+def told_time(reader: Reader, worker: WorkerSettings) -> Told:
+    """Read the clock. Where it is not that of this machine, look whether it moves: one of the two may be wrong."""
+    now_ms = newest_clock_ms(reader)
+    if now_ms is None:
+        return Told(None, moves=False)
+    if abs(wall_ms() - now_ms) < worker.clock_wait_ms:
+        return Told(now_ms, moves=True)
+    until_s = time.monotonic() + CLOCK_LOOKS * worker.clock_every_ms / 1000
+    while time.monotonic() < until_s:
+        time.sleep(worker.clock_every_ms / 1000)
+        later_ms = newest_clock_ms(reader)
+        if later_ms is not None and later_ms > now_ms:
+            return Told(later_ms, moves=True)
+    return Told(now_ms, moves=False)
 
 
 def counted_through_ms(reader: Reader) -> dict[int, int]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from textwrap import dedent
 
 from config.fault import SettingsError
 from config.load import load
@@ -24,12 +25,28 @@ OPTIONS = {
 """Option to setting, what it takes, and what it means."""
 
 
+def add_command(
+    inner: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, teaches: str
+) -> argparse.ArgumentParser:
+    """Add a command below another: `what` stands in the list, `teaches` in its own help, with examples."""
+    return inner.add_parser(
+        name,
+        help=what,
+        description=dedent(teaches).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where the brokers are and which settings hold."""
-    group = parser.add_argument_group("settings", "above the file, above TOCSIN__… variables, above the defaults")
+    group = parser.add_argument_group(
+        "settings",
+        "above the TOCSIN__… variables, these above the file, this above the defaults (`tocsin config defaults`)",
+    )
     group.add_argument("--config", type=Path, metavar="FILE", help="settings that differ from the defaults, TOML")
-    for option, (_, takes, what) in OPTIONS.items():
-        group.add_argument(option, metavar=takes, help=what)
+    for option, (setting, takes, what) in OPTIONS.items():
+        group.add_argument(option, metavar=takes, help=f"{setting}: {what}")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,8 @@
   tocsin incidents comment INC-260DE8 "the partner changed the unit of age"
   tocsin incidents resolve INC-260DE8 --as fixed --reason "unit mended upstream"
 
-Acts travel as records to triage, which alone changes incidents; the answer is awaited and shown.
+Acts travel as records to triage, which alone changes incidents; the answer is awaited and shown. What is refused is
+said with the reason and the remedy, and ends with status 1. `tocsin incidents ACT --help` has each act's options.
 """
 
 import argparse
@@ -27,45 +28,108 @@ from schemas.instant import to_wire
 from schemas.notification import Notification
 from schemas.receipt import Receipt
 from streams.runtime.acts import latest_incidents, new_act, send, the_incident
-from streams.runtime.commands.common import add_json, add_settings, settings_of
-from streams.runtime.reading import Reader
+from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
+from streams.runtime.reading import Reader, told_time
+from streams.runtime.refusals import refusal
 from streams.runtime.terminal import Exit, at, columns, complain, lasting, plain, say
 from streams.runtime.topics import INCIDENTS, NOTIFICATIONS, RECEIPTS, partition_of
 
 WAIT_S = 10.0
+MOST_NAMED = 5
+"""Findings that are named one by one."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     inner = parser.add_subparsers(dest="action", required=True, metavar="list|show|ack|contain|resolve|comment")
-    listing = inner.add_parser("list", help="what is open")
-    listing.add_argument("--all", action="store_true", help="resolved ones too")
-    listing.add_argument("--model", help="only of this model")
-    listing.add_argument("--severity", type=int, choices=(1, 2, 3, 4), help="only this bad, or worse")
+    listing = add_command(inner, "list", "what is open", LISTS)
+    listing.add_argument("--all", action="store_true", help="resolved ones too (default: only what is open)")
+    listing.add_argument("--model", metavar="NAME", help="only of this model (default: of all)")
+    listing.add_argument(
+        "--severity", type=int, choices=(1, 2, 3, 4), help="only this bad, or worse; 1 is the worst (default: all)"
+    )
     add_json(listing)
     add_settings(listing)
 
-    showing = inner.add_parser("show", help="everything about one, with its timeline")
+    showing = add_command(inner, "show", "everything about one, with its timeline", SHOWS)
     showing.add_argument("incident", metavar="ID", help="id, display id, or the beginning of either")
     add_json(showing)
     add_settings(showing)
 
-    ack = _acting(inner.add_parser("ack", help="say that you are on it"))
-    ack.add_argument("--target", default="", help="for which target of the policy, where each owes its own")
+    ack = _acting(add_command(inner, "ack", "say that you are on it", ACKS))
+    ack.add_argument(
+        "--target", default="", help="for which target of the policy, where each owes its own (default: the responders)"
+    )
 
-    contain = _acting(inner.add_parser("contain", help="say what keeps the harm from spreading"))
+    contain = _acting(add_command(inner, "contain", "say what keeps the harm from spreading", CONTAINS))
     contain.add_argument("--by", required=True, choices=get_args(ContainmentKind), help="what was done")
     evidence = contain.add_mutually_exclusive_group()
-    evidence.add_argument("--snapshot", default="", metavar="WHERE", help="where the evidence was saved before")
-    evidence.add_argument("--waive", default="", metavar="WHY", help="why there is no evidence")
-    contain.add_argument("--text", default="", help="in your words")
+    evidence.add_argument(
+        "--snapshot",
+        default="",
+        metavar="WHERE",
+        help="where the evidence was saved before; SEV-1 and SEV-2 ask for it",
+    )
+    evidence.add_argument("--waive", default="", metavar="WHY", help="or why there is no evidence")
+    contain.add_argument("--text", default="", help="in your words (default: nothing)")
 
-    resolve = _acting(inner.add_parser("resolve", help="say that it is over"))
+    resolve = _acting(add_command(inner, "resolve", "say that it is over", RESOLVES))
     resolve.add_argument("--as", dest="resolution", required=True, choices=get_args(Resolution), help="how it ended")
-    resolve.add_argument("--reason", required=True, help="in your words; it stands in the record")
+    resolve.add_argument("--reason", required=True, metavar="WHY", help="in your words; it stands in the record")
+    resolve.add_argument(
+        "--still-firing", action="store_true", help="also where findings of it still fire (default: that is refused)"
+    )
 
-    comment = inner.add_parser("comment", help="add a note to the timeline")
-    _acting(comment).add_argument("text", metavar="TEXT", help="the note")
+    comment = _acting(add_command(inner, "comment", "add a note to the timeline", COMMENTS))
+    comment.add_argument("text", metavar="TEXT", help="the note")
+
+
+LISTS = """
+List the incidents that are open, the newest last: id, severity, status, model, since when, who has acknowledged, and the
+kinds of findings. An empty list is no fault.
+
+  tocsin incidents list --config tocsin.toml
+  tocsin incidents list --all --model fraud --severity 2 --json
+"""
+
+SHOWS = """
+Show everything about one incident: what was found, how bad it is, what was done by whom, and each message that went out
+with what became of it.
+
+  tocsin incidents show INC-260DE83DF6D6 --config tocsin.toml
+  tocsin incidents show inc-260 --json            its record, then its timeline, one line of JSON each
+"""
+
+ACKS = """
+Say that you are on it: the ladder ends there, and nobody further is paged unless it gets worse.
+
+  tocsin incidents ack INC-260DE8 --config tocsin.toml
+  tocsin incidents ack INC-260DE8 --actor ann
+"""
+
+CONTAINS = """
+Say what keeps the harm from spreading, after it was done. rollback, fallback, disable and input_block make the incident
+Contained; shadow_monitoring and none_needed are recorded and change no status. At SEV-1 and SEV-2 evidence is to be
+saved before anything is changed.
+
+  tocsin incidents contain INC-260DE8 --by rollback --snapshot s3://evidence/7 --text "back to version 6"
+  tocsin incidents contain INC-260DE8 --by disable --waive "the host is gone"
+"""
+
+RESOLVES = """
+Say that it is over, and how it ended. Where findings of it still fire this is refused: a lane that fires does not ring
+again before it has recovered, so what goes on there would reach nobody. Contain it instead, or insist by --still-firing,
+as for a false positive.
+
+  tocsin incidents resolve INC-260DE8 --as fixed --reason "unit mended upstream"
+  tocsin incidents resolve INC-260DE8 --as false_positive --reason "a planned campaign" --still-firing
+"""
+
+COMMENTS = """
+Add a note to an incident's timeline; it changes nothing else.
+
+  tocsin incidents comment INC-260DE8 "the partner changed the unit of age"
+"""
 
 
 def _acting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -85,14 +149,15 @@ def run(arguments: argparse.Namespace) -> int:
     with Reader(settings.kafka) as reader:
         incidents = latest_incidents(reader)
         if arguments.action == "list":
-            return _list(arguments, incidents)
+            told = told_time(reader, settings.worker)
+            return _list(arguments, incidents, "" if told.moves else str(told))
         incident = the_incident(arguments.incident, incidents)
         if arguments.action == "show":
             return _show(arguments, settings, reader, incident)
         return _act(arguments, settings, reader, incident)
 
 
-def _list(arguments: argparse.Namespace, incidents: list[Incident]) -> int:
+def _list(arguments: argparse.Namespace, incidents: list[Incident], silence: str) -> int:
     chosen = [
         one
         for one in incidents
@@ -100,6 +165,8 @@ def _list(arguments: argparse.Namespace, incidents: list[Incident]) -> int:
         and arguments.model in {None, one.model}
         and one.severity <= (arguments.severity or one.severity)
     ]
+    if silence:
+        complain(f"this is what was known then: {silence}")
     if arguments.json:
         for one in chosen:
             _say_record(one)
@@ -118,7 +185,8 @@ def _list(arguments: argparse.Namespace, incidents: list[Incident]) -> int:
         ]
         say("\n".join(columns(("incident", "severity", "status", "model", "opened", "acknowledged", "findings"), rows)))
     else:
-        complain("nothing is open" if not arguments.all else "there is no incident")
+        what = " of these" if arguments.model or arguments.severity else ""
+        complain(f"no incident{what}" if arguments.all else f"no incident{what} is open")
     return Exit.DONE
 
 
@@ -157,7 +225,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
         f"contained     {at(incident.contained_at_ms)} {incident.containment.kind} {plain(incident.containment.text)}".rstrip()
     )
     say(f"resolved      {at(incident.resolved_at_ms)} {incident.resolution}".rstrip())
-    say(f"phase         {incident.phase}, due {at(incident.due_at_ms)}")
+    say(f"phase         {incident.phase}" + (f", due {at(incident.due_at_ms)}" if incident.due_at_ms else ""))
     say()
     rows = [
         (
@@ -235,7 +303,7 @@ def _line(record: Incident | Notification | Receipt) -> str:
 
 def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, incident: Incident) -> int:
     kind: ActKind = "note" if arguments.action == "comment" else arguments.action
-    action = new_act(reader, incident, arguments.actor, kind)
+    action = new_act(reader, settings.worker, incident, arguments.actor, kind)
     match arguments.action:
         case "ack":
             action = replace(action, target=arguments.target)
@@ -248,12 +316,33 @@ def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, inci
             action = replace(action, resolution=arguments.resolution, reason=arguments.reason)
         case _:
             action = replace(action, text=arguments.text)
+    if kind == "resolve" and incident.is_open and incident.firing:
+        complain(_still_firing(incident))
+        if not arguments.still_firing:
+            complain(f"{incident.display_id} was not resolved: contain it, or insist by --still-firing")
+            return Exit.NOT_SO
     answer = send(settings.kafka, reader, action, arguments.wait)
     if answer is None:
-        complain(f"sent; no answer from triage in {arguments.wait:g} s. Is `tocsin worker triage` running?")
+        complain(
+            f"sent, and no answer from triage in {arguments.wait:g} s: is `tocsin worker triage` running? The act lies in "
+            "the log and counts as soon as it does; it need not be sent again"
+        )
         return Exit.NOT_SO
     if arguments.json:
         _say_record(answer)
     else:
         say(f"{answer.display_id}: {answer.reason} ({answer.status}, {answer.severity.display})")
-    return Exit.NOT_SO if answer.reason.refuses else Exit.DONE
+    if not answer.reason.refuses:
+        return Exit.DONE
+    complain(refusal(answer, kind))
+    return Exit.NOT_SO
+
+
+def _still_firing(incident: Incident) -> str:
+    firing = [finding for finding in incident.findings if finding.state == "firing"]
+    named = ", ".join(f"{finding.detector} on {plain(finding.lane)}" for finding in firing[:MOST_NAMED])
+    more = f" and {len(firing) - MOST_NAMED} more" if len(firing) > MOST_NAMED else ""
+    return (
+        f"still firing in {incident.display_id}: {named}{more}. Once it is resolved nobody hears of these lanes before they "
+        "have recovered; another finding opens the incident anew"
+    )

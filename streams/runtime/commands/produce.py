@@ -33,7 +33,7 @@ from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.doubts import Doubts
 from streams.runtime.many_rows import checked
 from streams.runtime.producer import NotAcknowledgedError, Rows
-from streams.runtime.reading import Reader, counted_through_ms
+from streams.runtime.reading import Reader, counted_through_ms, wall_ms
 from streams.runtime.row_files import Row, count_rows, read_rows
 from streams.runtime.terminal import CommandError, Exit, Progress, complain, plain, say, say_json
 
@@ -170,7 +170,7 @@ def _doubts(settings: Settings) -> Doubts:
 def _looked_at(records: Iterable[Output | Label], doubts: Doubts) -> Iterator[Output | Label]:
     """Look at each record when it is due."""
     for record in records:
-        doubts.look(record, time.time_ns() // 1_000_000)
+        doubts.look(record, wall_ms())
         yield record
 
 
@@ -226,7 +226,7 @@ def _shift_ms(arguments: argparse.Namespace) -> int:
         raise CommandError(Exit.USAGE, "--start-now with --speed above 1 makes rows of the future, which are refused")
     times = (event_ms(record) for record in in_time(read_rows(arguments.file), Sent()))
     at_ms = next(times, None) if arguments.start_now else max(times, default=None)
-    return 0 if at_ms is None else time.time_ns() // 1_000_000 - at_ms
+    return 0 if at_ms is None else wall_ms() - at_ms
 
 
 def shifted(records: Iterable[Output | Label], by_ms: int) -> Iterator[Output | Label]:

@@ -1,7 +1,10 @@
 """Say how far each stage has come, what is open, and what is missing.
 
-tocsin status            for people
-tocsin status --json     one object, for a probe; the exit status says whether the time goes on
+  tocsin status --config tocsin.toml           for people
+  tocsin status --config tocsin.toml --json    one object, for a probe
+
+It ends with 1 where something is wrong that stops Tocsin or blinds it, and says what to do: a topic is missing, the clock
+stands since no worker tells the time, or rows lie in other partitions than the join looks for them.
 """
 
 import argparse
@@ -9,15 +12,21 @@ from collections import Counter
 
 import msgspec
 
-from config.settings import KafkaSettings
+from config.settings import Settings
 from schemas.fields import MalformedRecordError
 from schemas.through import Through
+from streams.runtime import topics
 from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
-from streams.runtime.reading import TAIL, Reader, counted_through_ms, newest_clock_ms
-from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
+from streams.runtime.reading import TAIL, Reader, Told, counted_through_ms, told_time, wall_ms
+from streams.runtime.sampling import Sample, sample
+from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, plain, say, say_json
 
 MUST = ("model-outputs", "labels", "window-stats", "findings", "clock", "incidents-latest", "dead-letters")
+BEHIND_MS = 60_000
+"""How far beyond what the waits explain a stage may be behind before it is asked whether it runs."""
+MOST_MODELS = 5
+"""Models without settings that are named one by one."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,20 +34,34 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     Parameters
     ----------
-    clock_ms
-        Newest value that a worker wrote; None: none does.
+    faults
+        What stops Tocsin or blinds it, each with what to do.
+    hints
+        What may be as it should be, and is worth a look.
+    clock_ms, clock_moves
+        Newest value that a worker wrote, None where none does; whether one still does.
     joined_through_ms, detected_through_ms
         By source partition, and by partition of the findings: event time before which all is counted, and judged.
+    sampled_rows, misplaced_rows
+        Of the newest rows by topic: how many were looked at, and how many lie where the join does not look for them.
+    unlisted_rows
+        Of the same, those of models that the settings do not list, by model.
     open_incidents
         By severity, for instance `SEV-2`.
     dead_letters
         How many are kept.
     """
 
+    faults: list[str]
+    hints: list[str]
     missing: list[str]
     clock_ms: int | None
+    clock_moves: bool
     joined_through_ms: dict[int, int]
-    detected_through_ms: dict[str, int]
+    detected_through_ms: dict[int, int]
+    sampled_rows: dict[str, int]
+    misplaced_rows: dict[str, int]
+    unlisted_rows: dict[str, int]
     open_incidents: dict[str, int]
     dead_letters: int
 
@@ -53,20 +76,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at the newest of each topic."""
     settings = settings_of(arguments)
     with Reader(settings.kafka) as reader:
-        status = look(reader, settings.kafka)
+        status = look(reader, settings)
     if arguments.json:
         say_json(status)
     else:
-        _tell(status, settings.kafka)
-    return Exit.NOT_SO if status.missing or status.clock_ms is None else Exit.DONE
+        _tell(status, settings)
+    return Exit.NOT_SO if status.faults else Exit.DONE
 
 
-def look(reader: Reader, settings: KafkaSettings) -> Status:
-    """Read the newest marks of time and the incidents."""
+def look(reader: Reader, settings: Settings) -> Status:
+    """Read the newest marks of time, the newest rows and the incidents."""
     missing = [reader.topic(name) for name in MUST if reader.partitions(name) == 0]
     if len(missing) == len(MUST):
         message = (
-            f"{settings.broker} has none of the topics: `tocsin topics create` makes them (is --topic-prefix right?)"
+            f"{settings.kafka.broker} has none of the topics: `tocsin topics create` makes them "
+            "(is --topic-prefix right?)"
         )
         raise CommandError(Exit.NOT_SO, message)
     there = {name for name in MUST if reader.topic(name) not in missing}
@@ -75,47 +99,95 @@ def look(reader: Reader, settings: KafkaSettings) -> Status:
     if "dead-letters" in there:
         bounds = [reader.bounds("dead-letters", partition) for partition in range(reader.partitions("dead-letters"))]
         letters = sum(high - low for low, high in bounds)
+    told = told_time(reader, settings.worker) if "clock" in there else Told(None, moves=False)
     joined = counted_through_ms(reader) if "window-stats" in there else {}
+    detected = _detected(reader) if "findings" in there else {}
+    samples = {name: sample(reader, settings.models, name) for name in (topics.OUTPUTS, topics.LABELS) if name in there}
+    unlisted = Counter[str]()
+    for one in samples.values():
+        unlisted.update(one.unlisted)
+    faults = [f"{name} is not there: `tocsin topics create` makes it" for name in missing]
+    faults += [] if told.moves else [str(told)]
+    faults += [_misplaced(name, one) for name, one in samples.items() if one.misplaced]
     return Status(
+        faults=faults,
+        hints=[*_behind(settings, told, joined, detected), *_unlisted(unlisted)],
         missing=missing,
-        clock_ms=newest_clock_ms(reader) if "clock" in there else None,
+        clock_ms=told.now_ms,
+        clock_moves=told.moves,
         joined_through_ms=joined,
-        detected_through_ms=_detected(reader) if "findings" in there else {},
+        detected_through_ms=detected,
+        sampled_rows={name: one.rows for name, one in samples.items()},
+        misplaced_rows={name: one.misplaced for name, one in samples.items()},
+        unlisted_rows=unlisted,
         open_incidents=dict(sorted(Counter(one.severity.display for one in open_ones).items())),
         dead_letters=letters,
     )
 
 
-def _detected(reader: Reader) -> dict[str, int]:
-    through: dict[str, int] = {}
+def _detected(reader: Reader) -> dict[int, int]:
+    through: dict[int, int] = {}
     for read in reader.all("findings", last=TAIL):
         try:
             mark = Through.decode(read.value)
         except MalformedRecordError:  # a finding
             continue
-        name = str(read.partition)
-        through[name] = max(through.get(name, 0), mark.through_ms)
+        through[read.partition] = max(through.get(read.partition, 0), mark.through_ms)
     return through
 
 
-def _tell(status: Status, settings: KafkaSettings) -> None:
-    say(f"brokers        {settings.broker}, topics {settings.topic_prefix or '(no prefix)'}")
-    for name in status.missing:
-        say(f"missing        {name}: `tocsin topics create` makes it")
-    if status.clock_ms is None:
-        say("clock          nobody writes it: no worker of detect, triage, escalate or notify has run for an hour")
-    else:
-        say(f"clock          {at(status.clock_ms)}")
+def _misplaced(topic: str, found: Sample) -> str:
+    return (
+        f"{found.misplaced} of the newest {found.rows} rows of {topic} lie in another partition than their prediction id "
+        "says, so labels miss their outputs: their producer must use the prediction id as key and place it by murmur2 "
+        "(librdkafka: partitioner=murmur2_random; Java: its default), then send them again"
+    )
+
+
+def _behind(settings: Settings, told: Told, joined: dict[int, int], detected: dict[int, int]) -> list[str]:
+    """Ask after stages that are further behind than their waits explain."""
+    if told.now_ms is None or not told.moves:
+        return []
+    join = settings.join
+    waits_ms = join.allowed_disorder_ms + join.idle_after_ms + join.tick_ms + BEHIND_MS
+    through_ms = min(joined.values(), default=None)
+    if through_ms is None:
+        return ["the join has closed no tick yet: does `tocsin worker join` run, and has anything been sent?"]
+    if told.now_ms - through_ms > waits_ms:
+        return ["the join is far behind: does `tocsin worker join` run, for each partition, or has it much to read?"]
+    if through_ms - min(detected.values(), default=0) > BEHIND_MS:
+        return ["detection is far behind the join: does `tocsin worker detect` run, or has it much to read?"]
+    return []
+
+
+def _unlisted(rows: Counter[str]) -> list[str]:
+    if not rows:
+        return []
+    named = ", ".join(plain(name) for name, _ in rows.most_common(MOST_MODELS))
+    more = f" and {len(rows) - MOST_MODELS} more" if len(rows) > MOST_MODELS else ""
+    return [f"rows come of models that the settings do not list, and nothing rings for them: {named}{more}"]
+
+
+def _tell(status: Status, settings: Settings) -> None:
+    kafka = settings.kafka
+    say(f"brokers        {kafka.broker}, topics {kafka.topic_prefix or '(no prefix)'}")
+    told_ms = status.clock_ms
+    stands = "" if status.clock_moves else ", and stands"
+    say(f"clock          {'nobody writes it' if told_ms is None else at(told_ms) + stands}")
+    now_ms = told_ms if told_ms is not None and status.clock_moves else wall_ms()
     for what, through in (("joined", status.joined_through_ms), ("detected", status.detected_through_ms)):
-        rows = [(f"  {partition}", at(ms), _behind(ms, status.clock_ms)) for partition, ms in through.items()]
+        rows = [(f"  {partition}", at(ms), lasting(max(0, now_ms - ms))) for partition, ms in through.items()]
         if rows:
-            say("\n".join(columns((what, "through", "behind the clock"), rows)))
+            say("\n".join(columns((what, "through", "behind now"), rows)))
         else:
             say(f"{what:<13}  nothing yet")
     said = ", ".join(f"{count} of {severity}" for severity, count in status.open_incidents.items())
     say(f"open           {said or 'no incident'}")
-    say(f"dead letters   {status.dead_letters:,} kept")
-
-
-def _behind(ms: int, clock_ms: int | None) -> str:
-    return "-" if clock_ms is None else lasting(max(0, clock_ms - ms))
+    say(
+        f"dead letters   {status.dead_letters:,} kept"
+        + (", see `tocsin dead-letters list`" if status.dead_letters else "")
+    )
+    for fault in status.faults:
+        say(f"wrong          {fault}")
+    for hint in status.hints:
+        say(f"look at        {hint}")

@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,20 @@ from schemas.instant import Instant
 from streams.runtime.terminal import Exit
 
 SAMPLE = Path(__file__).parents[3] / "golden" / "wire" / "incident" / "1.json"
-NOW_MS = 1_764_064_800_000
+NOW_MS = time.time_ns() // 1_000_000
 Put = Callable[[str, bytes | None, bytes | None, int], None]
 Tocsin = Callable[..., tuple[int, str, str]]
 
 
 def incident(number: int, model: str, status: Status, severity: Severity) -> Incident:
+    sample = Incident.decode(SAMPLE.read_bytes())
+    states = {"raw_error": "firing", "silence": "cleared", "feature_integrity": "firing"} if number == 1 else {}
     return replace(
-        Incident.decode(SAMPLE.read_bytes()),
+        sample,
+        findings=tuple(
+            replace(sample.findings[0], finding_id=detector, detector=detector, lane="*", state=state)
+            for detector, state in states.items()
+        ),
         incident_id=f"{number}60de83d-f6d6-5738-b2dd-2307938697ba",
         display_id=f"INC-{number}60DE83DF6D6",
         model=model,
@@ -33,6 +40,7 @@ def incident(number: int, model: str, status: Status, severity: Severity) -> Inc
         opened_at_ms=Instant(NOW_MS - number),
         reason=Reason.OPENED,
         phase=Phase.TRIAGE,
+        due_at_ms=None,
         note="a note with \x1b[31mcolour",
     )
 
@@ -60,6 +68,12 @@ def written(put: Put) -> None:
     put("clock", None, Clock(now_ms=NOW_MS - 5).encode(), 1)
 
 
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the clock of this module pass for one that moves."""
+    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_WAIT_MS", "3600000")
+
+
 def test_what_is_open_is_listed_oldest_first(tocsin: Tocsin) -> None:
     status, out, _ = tocsin("incidents", "list")
     assert status == Exit.DONE
@@ -83,6 +97,10 @@ def test_one_is_shown_with_its_timeline_each_entry_once_and_harmless_to_the_term
     assert "\x1b" not in out
 
 
+def test_what_has_no_time_is_not_shown_with_a_dash(tocsin: Tocsin) -> None:
+    assert "phase         triage\n" in tocsin("incidents", "show", "inc-260")[1]
+
+
 def test_a_beginning_that_may_be_several_is_refused_with_their_names(tocsin: Tocsin, put: Put) -> None:
     twin = replace(
         incident(1, "price", Status.RESOLVED, Severity.LOW), incident_id="160de8aa", display_id="INC-160DE8AA"
@@ -97,48 +115,108 @@ def test_one_that_nobody_knows_is_not_so(tocsin: Tocsin) -> None:
     assert tocsin("incidents", "show", "INC-9")[0] == Exit.NOT_SO
 
 
-def acts(broker: str, wanted: int) -> list[tuple[int, IncidentAction]]:
-    consumer = Consumer({"bootstrap.servers": broker, "group.id": "looker", "auto.offset.reset": "earliest"})
+def acts(broker: str, wanted: int = 0) -> list[tuple[int, IncidentAction]]:
+    """Read all acts in the order in which they were written; wait for so many."""
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": "looker", "enable.partition.eof": True})
     consumer.assign([TopicPartition("incident-actions", partition, 0) for partition in range(4)])
     found: list[tuple[int, IncidentAction]] = []
-    for _ in range(50):
+    ends: set[int] = set()
+    for _ in range(100):
+        if len(ends) == 4 and len(found) >= wanted:
+            break
         message = consumer.poll(0.2)
         if message is not None and message.error() is None:
             found.append((message.partition() or 0, IncidentAction.decode(message.value())))
-            if len(found) == wanted:
-                break
+        elif message is not None:
+            ends.add(message.partition() or 0)
     consumer.close()
-    return found
+    return sorted(found, key=lambda one: one[1].recorded_at_ms or 0)
+
+
+@pytest.fixture
+def answered(put: Put, broker: str) -> Iterator[Callable[[Incident], None]]:
+    """Return what lets triage answer the next act with this record, after one that is no answer."""
+    threads = []
+
+    def answer(record: Incident) -> None:
+        known = len(acts(broker))
+
+        def triage() -> None:
+            (partition, action) = acts(broker, known + 1)[known]
+            for one in (replace(record, seq=2, causation_id="another's"), replace(record, causation_id=action.act_id)):
+                put("incidents", one.incident_id.encode(), one.encode(), partition)
+
+        threads.append(threading.Thread(target=triage))
+        threads[-1].start()
+
+    yield answer
+    for thread in threads:
+        thread.join()
 
 
 def test_an_act_travels_to_its_models_partition_decided_at_the_newest_clock_and_its_answer_is_shown(
-    tocsin: Tocsin, put: Put, broker: str
+    tocsin: Tocsin, answered: Callable[[Incident], None], broker: str
 ) -> None:
-    def triage() -> None:
-        (partition, action) = acts(broker, 1)[0]
-        one = incident(1, "fraud", Status.INVESTIGATING, Severity.CRITICAL)
-        other = replace(one, seq=2, reason=Reason.NOTED, causation_id="somebody else's")
-        answer = replace(one, seq=3, reason=Reason.ACKNOWLEDGED, causation_id=action.act_id)
-        put("incidents", one.incident_id.encode(), other.encode(), partition)
-        put("incidents", one.incident_id.encode(), answer.encode(), partition)
-
-    answering = threading.Thread(target=triage)
-    answering.start()
+    one = incident(1, "fraud", Status.INVESTIGATING, Severity.CRITICAL)
+    answered(replace(one, seq=3, reason=Reason.ACKNOWLEDGED))
     status, out, err = tocsin("incidents", "ack", "INC-160DE83D", "--actor", "ann", "--json")
-    answering.join()
     assert (status, err) == (Exit.DONE, "")
     assert json.loads(out)["reason"] == "acknowledged"
-    ((partition, action),) = acts(broker, 1)
+    ((partition, action),) = acts(broker)
     assert partition == murmur2(b"fraud", 4)
     assert (action.kind, action.actor.id, action.actor.kind) == ("ack", "ann", "human")
     assert (action.decided_at_ms, action.occurred_at_ms) == (NOW_MS, NOW_MS)
+
+
+def test_an_act_that_is_refused_says_what_why_and_which_option_helps(
+    tocsin: Tocsin, answered: Callable[[Incident], None]
+) -> None:
+    one = incident(1, "fraud", Status.INVESTIGATING, Severity.CRITICAL)
+    answered(replace(one, seq=4, reason=Reason.MISSING_EVIDENCE))
+    status, out, err = tocsin("incidents", "contain", "INC-160DE83D", "--by", "rollback")
+    assert (status, "missing_evidence" in out) == (Exit.NOT_SO, True)
+    assert "INC-160DE83DF6D6 was not contained: SEV-1" in err
+    assert "--snapshot" in err
+    assert "--waive" in err
+
+
+def test_resolving_while_findings_fire_names_them_and_needs_to_be_insisted_upon(
+    tocsin: Tocsin, answered: Callable[[Incident], None], broker: str
+) -> None:
+    before = len(acts(broker))
+    words = ("incidents", "resolve", "INC-160DE83D", "--as", "fixed", "--reason", "mended")
+    status, out, err = tocsin(*words)
+    assert (status, out, len(acts(broker))) == (Exit.NOT_SO, "", before)
+    assert "still firing in INC-160DE83DF6D6: raw_error on *, feature_integrity on *." in err
+    assert "--still-firing" in err
+    one = incident(1, "fraud", Status.RESOLVED, Severity.CRITICAL)
+    answered(replace(one, seq=5, reason=Reason.RESOLVED))
+    status, out, err = tocsin(*words, "--still-firing")
+    assert (status, "resolved" in out, "still firing" in err) == (Exit.DONE, True, True)
+
+
+def test_where_no_worker_tells_the_time_nothing_is_sent_and_a_list_says_how_old_it_is(
+    tocsin: Tocsin, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_WAIT_MS", "1000")
+    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_EVERY_MS", "100")
+    monkeypatch.setattr("streams.runtime.reading.wall_ms", lambda: NOW_MS + 120_000)
+    before = len(acts(broker))
+    status, _, err = tocsin("incidents", "comment", "INC-260", "hello")
+    assert (status, len(acts(broker))) == (Exit.NOT_SO, before)
+    assert "(2 min ago): start `tocsin worker all`" in err
+    assert "nothing was sent" in err
+    status, out, err = tocsin("incidents", "list")
+    assert (status, "INC-260" in out) == (Exit.DONE, True)
+    assert "what was known then" in err
 
 
 def test_an_act_without_an_answer_says_that_it_was_sent(tocsin: Tocsin, broker: str) -> None:
     status, _, err = tocsin("incidents", "comment", "INC-260", "the unit was changed", "--wait", "0")
     assert status == Exit.NOT_SO
     assert "sent" in err
-    assert "the unit was changed" in [action.text for _, action in acts(broker, 2)]
+    assert "it need not be sent again" in err
+    assert "the unit was changed" in [action.text for _, action in acts(broker)]
 
 
 def test_a_text_beyond_what_a_record_takes_is_refused_before_it_is_sent(tocsin: Tocsin) -> None:

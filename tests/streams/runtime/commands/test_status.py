@@ -1,30 +1,75 @@
 """Status from a terminal: how far each stage has come, seen from the topics alone."""
 
+import itertools
 import json
+import threading
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.through import Through
 from streams.runtime.cli import run
-from streams.runtime.terminal import Exit
+from streams.runtime.commands.status import MUST
+from streams.runtime.terminal import Exit, at
 
 Put = Callable[[str, bytes | None, bytes | None, int], None]
 Tocsin = Callable[..., tuple[int, str, str]]
 FAULTS = Path(__file__).parents[3] / "config" / "faults"
-NOW_MS = 1_764_064_800_000
+NOW_MS = time.time_ns() // 1_000_000
+DAY_MS = 86_400_000
 
 
-def test_a_deployment_without_a_clock_is_not_so(tocsin: Tocsin) -> None:
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a clock that was told during this hour pass for one that moves, and an older one be looked at briefly."""
+    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_WAIT_MS", "3600000")
+    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_EVERY_MS", "200")
+
+
+def test_a_deployment_without_a_clock_is_not_so_and_says_what_to_start(tocsin: Tocsin) -> None:
     status, out, _ = tocsin("status")
-    assert (status, "nobody writes it" in out) == (Exit.NOT_SO, True)
+    assert status == Exit.NOT_SO
+    assert "no worker tells the time: start `tocsin worker all`" in out
+
+
+def test_a_clock_that_stands_is_not_so_and_says_since_when(tocsin: Tocsin, put: Put) -> None:
+    put("clock", None, Clock(now_ms=NOW_MS - DAY_MS).encode(), 1)
+    status, out, _ = tocsin("status", "--json")
+    found = json.loads(out)
+    assert (status, found["clock_ms"], found["clock_moves"]) == (Exit.NOT_SO, NOW_MS - DAY_MS, False)
+    (fault,) = found["faults"]
+    assert fault.startswith(f"no worker has told the time since {at(NOW_MS - DAY_MS)} (1 d")
+    assert "`tocsin worker all`" in fault
+
+
+def test_a_clock_of_another_time_that_moves_is_one(tocsin: Tocsin, put: Put) -> None:
+    told = threading.Event()
+
+    def tell() -> None:
+        for turn in itertools.count(1):
+            put("clock", None, Clock(now_ms=NOW_MS - DAY_MS + turn).encode(), 1)
+            if told.wait(0.1):
+                return
+
+    telling = threading.Thread(target=tell)
+    telling.start()
+    try:
+        status, out, _ = tocsin("status", "--json")
+    finally:
+        told.set()
+        telling.join()
+    assert (status, json.loads(out)["clock_moves"]) == (Exit.DONE, True)
 
 
 def test_the_newest_mark_of_each_partition_and_how_far_it_is_behind(tocsin: Tocsin, put: Put) -> None:
     put("clock", None, Clock(now_ms=NOW_MS).encode(), 0)
+    assert "has closed no tick yet: does `tocsin worker join` run" in tocsin("status")[1]
     for through_ms in (NOW_MS - 20_000, NOW_MS - 10_000):
         for source in range(2):
             mark = Closed(source_partition=source, source_partitions=4, through_ms=through_ms, cause="records")
@@ -33,10 +78,47 @@ def test_the_newest_mark_of_each_partition_and_how_far_it_is_behind(tocsin: Tocs
         put("findings", None, Through(partition=3, through_ms=through_ms).encode(), 3)
     status, out, _ = tocsin("status", "--json")
     found = json.loads(out)
-    assert status == Exit.DONE
+    assert (status, found["faults"], found["hints"]) == (Exit.DONE, [], [])
     assert found["joined_through_ms"] == {"0": NOW_MS - 10_000, "1": NOW_MS - 10_000}
     assert found["detected_through_ms"] == {"3": NOW_MS - 10_000}
     assert "10 s" in tocsin("status")[1]
+
+
+@pytest.mark.parametrize(
+    ("counted_ms", "judged_ms", "said"),
+    [(600_000, 600_000, "`tocsin worker join`"), (10_000, 600_000, "`tocsin worker detect`")],
+)
+def test_a_stage_that_is_far_behind_is_asked_after(
+    tocsin: Tocsin, put: Put, broker: str, counted_ms: int, judged_ms: int, said: str
+) -> None:
+    prefix = f"behind-{counted_ms}."
+    for topic in MUST:
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    put(prefix + "clock", None, Clock(now_ms=NOW_MS).encode(), 0)
+    mark = Closed(source_partition=0, source_partitions=1, through_ms=NOW_MS - counted_ms, cause="clock")
+    put(prefix + "window-stats", None, mark.encode(), 0)
+    put(prefix + "findings", None, Through(partition=0, through_ms=NOW_MS - judged_ms).encode(), 0)
+    status, out, _ = tocsin("status", "--topic-prefix", prefix)
+    assert (status, said in out) == (Exit.DONE, True), out
+
+
+def test_rows_where_the_join_does_not_look_for_them_are_not_so_with_the_remedy(tocsin: Tocsin, put: Put) -> None:
+    for number in range(200):
+        name = f"p{number}"
+        label = {"prediction_id": name, "model": "m\x1b[31m", "labelled_at_ms": 1, "label": 1}
+        put("labels", name.encode(), json.dumps(label).encode(), zlib.crc32(name.encode()) % 4)  # librdkafka's own
+    put("labels", b"p", b"no JSON", 0)
+    status, out, _ = tocsin("status", "--json")
+    found = json.loads(out)
+    assert status == Exit.NOT_SO
+    assert found["sampled_rows"] == {"model-outputs": 0, "labels": 99}, "the newest of each partition that are rows"
+    assert found["misplaced_rows"]["labels"] > 50
+    (fault,) = found["faults"]
+    assert "partitioner=murmur2_random" in fault
+    assert found["unlisted_rows"] == {"m\x1b[31m": 99}
+    shown = tocsin("status")[1]
+    assert "\x1b" not in shown
+    assert "models that the settings do not list" in shown
 
 
 def test_a_prefix_under_which_nothing_lies_is_not_so(tocsin: Tocsin) -> None:
