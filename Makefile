@@ -19,7 +19,7 @@ demo: ## from two topics to a delivered notification, nothing to install; BROKER
 
 test: lint kafka-fetch ## all checks and all tests, with a real Kafka
 	@mkdir -p build
-	$(RUN) --group kafka python -Im pytest --junitxml=build/junit.xml
+	$(RUN) --group kafka python -Im pytest -rs --junitxml=build/junit.xml
 
 check: lint ## all checks and the quick tests, for each change
 	$(RUN) python -Im pytest -m "not kafka and not slow"
@@ -41,8 +41,8 @@ kafka-stop: ## stop it; its records stay in build/kafka
 	@test ! -e build/kafka/cluster.json || $(KAFKA) stop --data build/kafka
 	@rm -f build/kafka.address
 
-kafka-fetch: ## download Kafka, and Java where there is none, once
-	@$(KAFKA) fetch
+kafka-fetch: ## download Kafka with its clients for the command line, and Java where there is none, once
+	@$(KAFKA) fetch --tools
 
 clean: kafka-stop ## remove all that was made here, except what was downloaded into the user's cache
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import shutil
+
 import pytest
 from hypothesis import settings
 
@@ -8,7 +10,17 @@ settings.load_profile("tocsin")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Write into the JUnit file which tests need a broker: continuous integration counts them."""
+    """Write into the JUnit file what each test needs beside Python: continuous integration sees that it was there.
+
+    A program that is not there, marker `program`, skips its tests; the reason says how to bring it.
+    """
     for item in items:
         if item.get_closest_marker("kafka") is not None:
-            item.user_properties.append(("marker", "kafka"))
+            item.user_properties.append(("needs", "a real Kafka"))
+        for marker in item.iter_markers("program"):
+            (name,) = marker.args
+            item.user_properties.append(("needs", name))
+            if shutil.which(name) is None:
+                item.add_marker(
+                    pytest.mark.skip(reason=f"no {name} on this machine: `apt-get install {name}` brings it")
+                )

@@ -147,13 +147,13 @@ def java_version(command: str) -> int:
     return int(found.group(1)) if found and answer.returncode == 0 else 0
 
 
-def java_command(heap_mb: int) -> list[str]:
-    """Return the beginning of each call of Java: up to the main class."""
-    broker, tools = pinned("artifacts.txt"), pinned("tools.txt")
-    if missing := [artifact.name for artifact in broker if not artifact.is_here()]:
-        raise NotFetchedError(f"{len(missing)} of {len(broker)} jars are not in {cache()}: run `make kafka-fetch`")
-    jars = [str(artifact.path) for artifact in [*broker, *tools] if artifact.is_here()]
-    return [java(), f"-Xmx{heap_mb}m", "-Dlog4j2.level=INFO", "-cp", os.pathsep.join(jars)]
+def java_command(heap_mb: int, *, tools: bool = False) -> list[str]:
+    """Return the beginning of each call of Java: up to the main class; `tools` are the clients for the command line."""
+    needed = [*pinned("artifacts.txt"), *(pinned("tools.txt") if tools else [])]
+    if missing := [artifact.name for artifact in needed if not artifact.is_here()]:
+        raise NotFetchedError(f"{len(missing)} of {len(needed)} jars are not in {cache()}: run `make kafka-fetch`")
+    jars = os.pathsep.join(str(artifact.path) for artifact in needed)
+    return [java(), f"-Xmx{heap_mb}m", "-Dlog4j2.level=INFO", "-cp", jars]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -496,7 +496,7 @@ def main() -> int:
             case "stop":
                 Cluster.load(options.data.resolve()).stop()
             case "java":
-                command = [*java_command(heap_mb=256), *options.call]
+                command = [*java_command(heap_mb=256, tools=True), *options.call]
                 os.execv(command[0], command)
             case _:
                 fault(options)

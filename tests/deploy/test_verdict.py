@@ -7,23 +7,41 @@ from pathlib import Path
 import pytest
 
 VERDICT = Path(__file__).parents[2] / "deploy" / "verdict.py"
-KAFKA = '<properties><property name="marker" value="kafka"/></properties>'
+
+
+def needs(*what: str) -> str:
+    properties = (f'<property name="needs" value="{one}"/>' for one in what)
+    return f"<properties>{''.join(properties)}</properties>"
+
+
+KAFKA = needs("a real Kafka")
+ALL = needs("a real Kafka", "kcat", "docker-compose")
 
 
 @pytest.mark.parametrize(
     ("cases", "status", "lines"),
     [
-        pytest.param(["", KAFKA], 0, ["2 passed, 0 failed, 0 skipped"], id="all ran"),
+        pytest.param(["", ALL], 0, ["2 passed, 0 failed, 0 skipped"], id="all ran"),
         pytest.param(
-            [KAFKA, f"{KAFKA}<skipped/>"],
+            [ALL, f"{KAFKA}<skipped/>"],
             1,
-            ["skipped, though it needs Kafka: t.1", "1 passed, 0 failed, 1 skipped"],
+            ["skipped, though it needs a real Kafka: t.1", "1 passed, 0 failed, 1 skipped"],
             id="one skipped for want of Kafka",
         ),
-        pytest.param(["<skipped/>", KAFKA], 0, ["1 passed, 0 failed, 1 skipped"], id="another skipped"),
-        pytest.param([""], 1, ["no test ran on a real Kafka", "1 passed, 0 failed, 0 skipped"], id="none on Kafka"),
+        pytest.param(["<skipped/>", ALL], 0, ["1 passed, 0 failed, 1 skipped"], id="another skipped"),
         pytest.param(
-            [KAFKA, "<failure/>", "<error/>"],
+            [needs("kcat"), f"{ALL}<skipped/>"],
+            1,
+            [
+                "skipped, though it needs a real Kafka and kcat and docker-compose: t.1",
+                "no test ran with a real Kafka",
+                "no test ran with docker-compose",
+                "1 passed, 0 failed, 1 skipped",
+            ],
+            id="none on Kafka",
+        ),
+        pytest.param(
+            [ALL, "<failure/>", "<error/>"],
             1,
             ["failed: t.1", "failed: t.2", "1 passed, 2 failed, 0 skipped"],
             id="some failed",
@@ -47,12 +65,27 @@ def test_no_report_is_no_green_run(tmp_path: Path) -> None:
     assert answer.stdout.endswith("\n0 passed, 0 failed\n")
 
 
-def test_a_marked_test_is_known_in_the_report(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text("import pytest\n\n@pytest.mark.kafka\ndef test_it(): pass\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = kafka\n")
+def test_what_a_test_needs_is_known_in_the_report(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("""\
+import pytest
+
+@pytest.mark.kafka
+@pytest.mark.program("sh")
+def test_with_what_is_here(): pass
+
+@pytest.mark.program("no-such-program")
+def test_with_what_is_not(): pass
+""")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  kafka\n  program\n")
     (tmp_path / "conftest.py").write_text((Path(__file__).parents[1] / "conftest.py").read_text())
     report = tmp_path / "junit.xml"
-    command = [sys.executable, "-Im", "pytest", str(tmp_path), f"--junitxml={report}", "-p", "no:cacheprovider"]
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    command = [sys.executable, "-Im", "pytest", "-rs", tmp_path, f"--junitxml={report}", "-p", "no:cacheprovider"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert "no no-such-program on this machine: `apt-get install no-such-program` brings it" in ran.stdout
     answer = subprocess.run([sys.executable, VERDICT, report], check=False, capture_output=True, text=True)
-    assert (answer.returncode, answer.stdout) == (0, "1 passed, 0 failed, 0 skipped\n")
+    assert answer.stdout.splitlines() == [
+        "skipped, though it needs no-such-program: test_it.test_with_what_is_not",
+        "no test ran with kcat",
+        "no test ran with docker-compose",
+        "1 passed, 0 failed, 1 skipped",
+    ]

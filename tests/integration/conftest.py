@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,9 +26,23 @@ def kafka() -> Iterator[str]:
     if address := os.environ.get("TOCSIN_TEST_BROKER"):
         yield address
         return
+    with a_kafka() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def whole_kafka() -> Iterator[str]:
+    """Return the address of a Kafka of this module alone, for what names topics as people do: without a prefix."""
+    with a_kafka("--heap-mb=512") as address:
+        yield address
+
+
+@contextmanager
+def a_kafka(*options: str) -> Iterator[str]:
+    """Run a Kafka."""
     # the broker lives for as long as we hold the pipe: killing us closes it
     with subprocess.Popen(
-        [sys.executable, LOCAL_KAFKA, "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, LOCAL_KAFKA, "run", *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as broker:
         assert broker.stdin is not None
         assert broker.stdout is not None
