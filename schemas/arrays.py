@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from schemas.fields import MalformedRecordError
+from schemas.fields import REFUSALS, MalformedRecordError
 
 Counts = npt.NDArray[np.int64]
 LIMIT_BYTES = 900_000
@@ -25,6 +25,9 @@ MOST_CELLS = 2**24
 """Of all arrays of a record together: 128 MiB once unpacked."""
 
 MOST_AXES = 8
+
+MOST_COUNT = 2**48
+"""Of one entry: so many can be added up 32,768 times before 64 bits overflow."""
 
 _ENTRY_BYTES = 12
 _Size = Annotated[int, Meta(ge=0, le=MOST_CELLS)]
@@ -70,7 +73,7 @@ def unpack(value: bytes, record: str) -> tuple[bytes, dict[str, Counts]]:
         raise MalformedRecordError(record, "", "a JSON header and a newline", f"{len(value)} bytes without one")
     try:
         layouts = msgspec.json.decode(head, type=_Layouts)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except REFUSALS as error:
         raise MalformedRecordError(record, "header", "lanes and statistics", str(error).partition(" - ")[0]) from None
     arrays: dict[str, Counts] = {}
     at = cells = 0
@@ -90,6 +93,8 @@ def unpack(value: bytes, record: str) -> tuple[bytes, dict[str, Counts]]:
         if layout.entries and not (index[0] >= 0 and index[-1] < size and np.all(index[1:] > index[:-1])):
             got = f"{index.min()}..{index.max()}"
             raise MalformedRecordError(record, "statistics", f"rising indices from 0 to below {size}", got)
+        if layout.entries and not (counts.min() >= 1 and counts.max() <= MOST_COUNT):
+            raise MalformedRecordError(record, "statistics", f"counts from 1 to {MOST_COUNT}", "others")
         flat = np.zeros(size, np.int64)
         flat[index] = counts
         arrays[layout.name] = flat.reshape(shape)

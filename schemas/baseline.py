@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Self
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
 from schemas.binning import Binning
-from schemas.fields import MalformedRecordError, malformed
+from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, malformed
 from schemas.output import Millis, Name
 
 _HEADER_ROOM_BYTES = 200_000
@@ -19,12 +18,12 @@ _HEADER_ROOM_BYTES = 200_000
 class BaselineHeader(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="baseline"):
     """What stands before the counts of a baseline's part; `schemas.arrays` says how the counts follow."""
 
-    schema: int = 1
+    schema: Ordinal = 1
     model: Name
-    version: Annotated[int, Meta(ge=1)]
+    version: Ordinal
     valid_from_ms: Millis
-    part: Annotated[int, Meta(ge=0)]
-    parts: Annotated[int, Meta(ge=1)]
+    part: Count
+    parts: Ordinal
     binning: Binning
     reference_ms: tuple[Millis, Millis]
     armed: dict[str, list[str]]
@@ -99,7 +98,7 @@ class Baseline:
         head, arrays = unpack(value, "baseline")
         try:
             header = _HEADER.decode(head)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except REFUSALS as error:
             raise malformed("baseline", head, error) from None
         return cls(
             model=header.model,

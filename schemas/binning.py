@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from schemas.fields import Count, Ordinal, Whole
+
 
 class FeatureBins(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How one declared feature is counted.
@@ -52,11 +54,11 @@ class Binning(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Model versions that are lanes.
     """
 
-    tick_ms: int
+    tick_ms: Ordinal
     score_edges: list[float]
     confidence_edges: list[float]
-    delay_edges_ms: list[int]
-    age_edges_ticks: list[int]
+    delay_edges_ms: list[Whole]
+    age_edges_ticks: list[Count]
     features: list[FeatureBins] = []
     segments: dict[str, list[str]] = {}
     versions: list[str] = []

@@ -1,10 +1,8 @@
 """How far has one source partition come?"""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta
-
-from schemas.fields import Record
+from schemas.fields import Count, Ordinal, Record
 from schemas.output import Millis
 
 
@@ -23,7 +21,7 @@ class Closed(Record, frozen=True, kw_only=True, tag_field="record", tag="closed"
         What moved the watermark past it: `records`, `idle` (the partition was at its edge) or `clock`.
     """
 
-    source_partition: Annotated[int, Meta(ge=0)]
-    source_partitions: Annotated[int, Meta(ge=1)]
+    source_partition: Count
+    source_partitions: Ordinal
     through_ms: Millis
     cause: Literal["records", "idle", "clock"]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.fields import MalformedRecordError
+from schemas.fields import REFUSALS, MalformedRecordError
 from schemas.ids import rfc3339
 from schemas.incident import Incident, Severity
 
@@ -153,7 +153,7 @@ def _structured(value: bytes | None) -> CloudEvent:
         content = bytes(data) if data is not None else None
         if packed is not None:
             content = base64.b64decode(msgspec.json.decode(packed, type=str), validate=True)
-    except (msgspec.DecodeError, ValueError):
+    except REFUSALS:
         raise MalformedRecordError("cloudevent", "", "a JSON object of attributes", "something else") from None
     return _event({name: one for name, one in attributes.items() if one is not None}, content)
 

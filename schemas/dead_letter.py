@@ -1,6 +1,6 @@
 """Which bytes were refused, where did they come from, and why?"""
 
-from schemas.fields import MalformedRecordError, Record
+from schemas.fields import Count, MalformedRecordError, Ordinal, Record, Whole
 from schemas.output import Millis
 
 
@@ -19,18 +19,18 @@ class DeadLetter(Record, frozen=True, kw_only=True):
     """
 
     topic: str
-    partition: int
-    offset: int
-    row: int = -1
+    partition: Whole
+    offset: Whole
+    row: Whole = -1
     record: str
     field: str
     expected: str
     got: str
     key: bytes | None = None
     value: bytes | None = None
-    value_bytes: int = 0
+    value_bytes: Count = 0
     stage: str = ""
-    attempt: int = 1
+    attempt: Ordinal = 1
     decided_at_ms: Millis = 0
     recorded_at_ms: Millis = 0
 

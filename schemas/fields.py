@@ -13,9 +13,17 @@ import msgspec
 from msgspec import Meta
 
 Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""A whole number that fits 64 bits: what follows counts in arrays."""
+"""A whole number that fits 64 bits: what follows counts in arrays, and keeps it in rows."""
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""How many, or which one, from 0."""
+Ordinal = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+"""Which one, from 1."""
 Value = str | Whole | float | None
 """What a model may say of one thing: a name, a number, or explicitly nothing."""
+
+
+REFUSALS = (msgspec.DecodeError, ValueError, RecursionError)
+"""How a decoder of bytes says no: no JSON or of the wrong type, no UTF-8 or a number without end, nested too deep."""
 
 
 class MalformedRecordError(ValueError):
@@ -131,7 +139,7 @@ def malformed(record: str, value: bytes, error: Exception) -> MalformedRecordErr
     """
     try:
         raw: object = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+    except REFUSALS as broken:
         place = re.search(r"\(byte (\d+)\)", str(broken))
         from_byte = f" (from byte {place[1]} on)" if place else ""
         return MalformedRecordError(record, "", "a JSON object", f"{len(value)} bytes that are no JSON{from_byte}")
@@ -159,7 +167,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     _decoders: ClassVar[dict[type, Any]] = {}
 
-    schema: int = 1
+    schema: Ordinal = 1
 
     @classmethod
     def decode(cls, value: bytes | None) -> Self:
@@ -172,7 +180,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             decoder = Record._decoders[cls] = msgspec.json.Decoder(cls)
         try:
             record: Self = decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except REFUSALS as error:
             raise malformed(name, value, error) from None
         return record
 

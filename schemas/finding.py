@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from schemas.fields import Record
-from schemas.output import Millis
+from schemas.fields import Count, Record, Whole
+from schemas.output import Millis, Name
 
 
 class Effect(Record, frozen=True, kw_only=True):
@@ -43,11 +43,11 @@ class Finding(Record, frozen=True, kw_only=True, tag_field="record", tag="findin
     """
 
     finding_id: str
-    revision: int = 0
+    revision: Count = 0
     state: Literal["firing", "cleared"]
     tenant: str
     environment: str
-    model: str
+    model: Name
     version: str = ""
     segment: str = ""
     lane: str
@@ -60,8 +60,8 @@ class Finding(Record, frozen=True, kw_only=True, tag_field="record", tag="findin
     onset_from_ms: Millis
     onset_to_ms: Millis
     effect: Effect
-    n: int
+    n: Whole
     log_evidence: float
-    baseline_version: int
+    baseline_version: Count
     message: str = ""
     recorded_at_ms: Millis = 0

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from schemas.fields import Record
+from schemas.fields import Count, Ordinal, Record, Whole
 from schemas.instant import Instant, Timed
 from schemas.output import Name
 from schemas.policy import ClassName, Milestone, Policy
@@ -136,7 +136,7 @@ class Evidence(Timed, frozen=True, kw_only=True):
     """One finding as its incident knows it; the evidence itself stays where the finding is."""
 
     finding_id: str
-    revision: int
+    revision: Count
     detector: Short
     kind: Short
     lane: Short
@@ -151,7 +151,7 @@ class Evidence(Timed, frozen=True, kw_only=True):
     observed: float
     expected: float
     unit: Short
-    n: int
+    n: Whole
 
 
 class Acknowledgement(Timed, frozen=True, kw_only=True):
@@ -168,10 +168,10 @@ class Breach(Timed, frozen=True, kw_only=True):
     """A deadline that passed; `clock` is `response` or the milestone."""
 
     clock: Short
-    episode: int
+    episode: Whole
     due_at_ms: Instant = field(name="due_at")
     stamped_at_ms: Instant = field(name="stamped_at")
-    late_by_ms: int
+    late_by_ms: Whole
     retracted: bool = False
 
 
@@ -251,7 +251,7 @@ class Incident(Timed, frozen=True, kw_only=True):
 
     incident_id: str
     display_id: str
-    seq: Annotated[int, Meta(ge=1)]
+    seq: Ordinal
     tenant: str
     environment: str
     model: Name
@@ -262,13 +262,13 @@ class Incident(Timed, frozen=True, kw_only=True):
     severity_max: Severity
     status: Status
     phase: Phase
-    episode: Annotated[int, Meta(ge=1)]
+    episode: Ordinal
     group_hash: str
     labels: dict[str, str] = {}
     previous_incident_id: str = ""
     merged_into: str = ""
     findings: Annotated[tuple[Evidence, ...], Meta(max_length=MAX_FINDINGS)] = ()
-    findings_total: int = 0
+    findings_total: Count = 0
     impact_started_at_ms: Instant | None = field(default=None, name="impact_started_at")
     impact_ended_at_ms: Instant | None = field(default=None, name="impact_ended_at")
     detected_at_ms: Instant = field(name="detected_at")
@@ -303,7 +303,7 @@ class Incident(Timed, frozen=True, kw_only=True):
     regulatory: tuple[dict[str, str], ...] = ()
     policy: Policy
     policy_hash: str
-    report_revision: int = 0
+    report_revision: Count = 0
     resolution: Resolution | Literal[""] = ""
     redated: Redated | None = None
     reason: Reason

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from schemas.fields import Record
+from schemas.fields import Count, Record
 from schemas.incident import Actor, ContainmentKind, Phase, Prevention, Resolution, Severity, Short, Text
 from schemas.instant import Instant, Timed
 from schemas.output import Name
@@ -91,7 +91,7 @@ class IncidentAction(Timed, frozen=True, kw_only=True):
     decided_at_ms: Instant = field(name="decided_at")
     recorded_at_ms: Instant | None = field(default=None, name="recorded_at")
     reason: Short = ""
-    expected_seq: Annotated[int, Meta(ge=0)] = 0
+    expected_seq: Count = 0
     target: Short = ""
     to: Severity | None = None
     incident_class: ClassName | None = field(default=None, name="class")
@@ -108,4 +108,4 @@ class IncidentAction(Timed, frozen=True, kw_only=True):
     into: Annotated[str, Meta(max_length=64)] = ""
     draft: Draft | None = None
     clock: Short = ""
-    late_by_ms: Annotated[int, Meta(ge=0)] = 0
+    late_by_ms: Count = 0

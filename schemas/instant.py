@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
-from schemas.fields import MalformedRecordError, Record, malformed
+from schemas.fields import REFUSALS, MalformedRecordError, Record, malformed
 from schemas.ids import rfc3339
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -104,7 +104,7 @@ class Timed(Record, frozen=True, kw_only=True):
             decoder = Timed._timed_decoders[cls] = msgspec.json.Decoder(cls, dec_hook=from_wire)
         try:
             record: Self = decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except REFUSALS as error:
             raise malformed(name, value, error) from None
         return record
 

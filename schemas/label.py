@@ -7,6 +7,9 @@ from msgspec import UNSET, Meta, UnsetType
 from schemas.fields import Record, Whole
 from schemas.output import Millis, Name
 
+Version = Annotated[int, Meta(ge=0, le=2**62)]
+"""Of a label: the greater is the later."""
+
 
 class Label(Record, frozen=True, kw_only=True):
     """The truth about one output; it can be corrected and retracted.
@@ -37,7 +40,7 @@ class Label(Record, frozen=True, kw_only=True):
     model: Name
     labelled_at_ms: Millis
     label: str | Whole | float
-    version: Annotated[int, Meta(ge=0, le=2**63 - 1)] | UnsetType = UNSET
+    version: Version | UnsetType = UNSET
     made_at_ms: Millis | UnsetType = UNSET
     source: Literal["system", "review", "user"] = "system"
     retracted: bool = False

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from schemas.fields import Record
+from schemas.fields import Count, Record
 from schemas.output import Millis
 
 
@@ -30,7 +30,7 @@ class LedgerEntry(Record, frozen=True, kw_only=True):
     to_ms: Millis
     reason: Literal["base", "lump", "recovery", "ticket"]
     spent: float
-    lanes: int
-    alarms: int
+    lanes: Count
+    alarms: Count
     decided_at_ms: Millis
     recorded_at_ms: Millis = 0

@@ -1,10 +1,11 @@
 """Who is to be told what, and why?"""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, field
+from msgspec import field
 
+from schemas.fields import Ordinal, Whole
 from schemas.incident import Severity, Status
 from schemas.instant import Instant, Timed
 from schemas.output import Name
@@ -69,8 +70,8 @@ class Notification(Timed, frozen=True, kw_only=True):
     display_id: str
     dedup_key: str
     model: Name
-    seq: Annotated[int, Meta(ge=1)]
-    episode: Annotated[int, Meta(ge=1)]
+    seq: Ordinal
+    episode: Ordinal
     cause: str
     cause_at_ms: Instant = field(name="cause_at")
     decided_at_ms: Instant = field(name="decided_at")
@@ -89,7 +90,7 @@ class Notification(Timed, frozen=True, kw_only=True):
     details: dict[str, str] = {}
     firing: tuple[str, ...] = ()
     cleared: tuple[str, ...] = ()
-    late_by_ms: int = 0
+    late_by_ms: Whole = 0
 
     @property
     def destination(self) -> str:

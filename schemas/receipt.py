@@ -1,9 +1,10 @@
 """What became of a message, and why?"""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from msgspec import Meta, field
+from msgspec import field
 
+from schemas.fields import Count, Whole
 from schemas.instant import Instant, Timed
 from schemas.output import Name
 
@@ -39,15 +40,15 @@ class Receipt(Timed, frozen=True, kw_only=True):
     model: Name
     target: str
     channel: str
-    episode: int
+    episode: Whole
     mode: Literal["page", "message", "ticket"]
-    attempt: Annotated[int, Meta(ge=0)]
+    attempt: Count
     answer_class: AnswerClass = field(name="class")
     status: ReceiptStatus
     reason: str
-    code: int = 0
+    code: Whole = 0
     provider_id: str = ""
-    retry_after_ms: int | None = None
+    retry_after_ms: Count | None = None
     at_ms: Instant | None = field(default=None, name="at")
     decided_at_ms: Instant = field(name="decided_at")
     body: str = ""

@@ -1,10 +1,6 @@
 """How far has detect come on one partition?"""
 
-from typing import Annotated
-
-from msgspec import Meta
-
-from schemas.fields import Record
+from schemas.fields import Count, Record
 from schemas.output import Millis
 
 
@@ -19,5 +15,5 @@ class Through(Record, frozen=True, kw_only=True, tag_field="record", tag="throug
         End of the last tick that detect has closed; triage advances by it alone.
     """
 
-    partition: Annotated[int, Meta(ge=0)]
+    partition: Count
     through_ms: Millis

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Self
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
-from schemas.fields import MalformedRecordError, malformed
+from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, malformed
 from schemas.output import Millis, Name
 
 _HEADER_ROOM_BYTES = 60_000
@@ -18,16 +17,16 @@ _HEADER_ROOM_BYTES = 60_000
 class WindowStatsHeader(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="window-stats"):
     """What stands before the counts of a tick's statistics; `schemas.arrays` says how the counts follow."""
 
-    schema: int = 1
+    schema: Ordinal = 1
     model: Name
     tick_start_ms: Millis
     tick_end_ms: Millis
-    source_partition: Annotated[int, Meta(ge=0)]
-    source_partitions: Annotated[int, Meta(ge=1)]
-    part: Annotated[int, Meta(ge=0)]
-    parts: Annotated[int, Meta(ge=1)]
-    baseline_version: Annotated[int, Meta(ge=0)]
-    offsets: dict[str, tuple[int, int]]
+    source_partition: Count
+    source_partitions: Ordinal
+    part: Count
+    parts: Ordinal
+    baseline_version: Count
+    offsets: dict[str, tuple[Count, Count]]
     lanes: list[str]
     statistics: list[Layout]
 
@@ -103,7 +102,7 @@ class WindowStats:
         head, arrays = unpack(value, "windowstats")
         try:
             header = _HEADER.decode(head)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except REFUSALS as error:
             raise malformed("windowstats", head, error) from None
         return cls(
             model=header.model,

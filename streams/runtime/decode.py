@@ -17,17 +17,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from types import GenericAlias
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import murmur2
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from detectors.binning import ABSENT_STATE, NAME, NULL_STATE, NUMBER, confidence_of
 from schemas.dead_letter import DeadLetter
-from schemas.fields import MalformedRecordError, Value, described, malformed
+from schemas.fields import REFUSALS, MalformedRecordError, Value, described, malformed
+from schemas.label import Version
 from schemas.model import Model
 from schemas.output import Millis, Name, Share
 from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, number_bits
@@ -41,14 +42,10 @@ SAMPLED_IDS = 100
 """Row ids of a batch whose partition is checked."""
 
 _SINGLE_MAX = float(np.finfo(np.float32).max)
-_VERSION_MAX = 2**62
 _ABSENT = float("nan")
 """What a feature is that a row does not have. JSON knows no NaN, so that none comes from outside."""
-_REFUSED = (msgspec.DecodeError, ValueError, RecursionError)
-"""How the decoder says no: not JSON or of the wrong type, not UTF-8 or a number without end, nested too deep."""
 _GROUPS = ("features", "segments", "probabilities")
 
-Version = Annotated[int, Meta(ge=0, le=_VERSION_MAX)]
 BatchT = TypeVar("BatchT", OutputBatch, LabelBatch)
 Array = npt.NDArray[Any]
 Columns = Mapping[str, Sequence[Any]]
@@ -281,7 +278,7 @@ class Edge(ABC, Generic[BatchT]):
         try:
             # what was decoded before a refusal stays in the list: its length says which message was refused
             rows.extend(map(self._row, islice(values, at, at + CHUNK_ROWS)))
-        except _REFUSED as error:
+        except REFUSALS as error:
             refusal = error
         taken.of_message += repeat(1, len(rows))
         self._take(taken, rows, np.zeros(len(rows), np.int32))
@@ -316,7 +313,7 @@ class Edge(ABC, Generic[BatchT]):
         """Take a many-row message in which all is right, and say whether it was one."""
         try:
             table: Any = self._table(value)
-        except _REFUSED:
+        except REFUSALS:
             return False
         count, columns = table.rows, table.columns
         if table.prediction_id is not UNSET or count < 1 or b'"probabilities.' in value:
@@ -347,7 +344,7 @@ class Edge(ABC, Generic[BatchT]):
         rows: list[Any] = []
         try:
             raw: Any = msgspec.json.decode(value)
-        except _REFUSED:
+        except REFUSALS:
             raw = None
         if messages.value[at] is None:
             error = MalformedRecordError(self.record, "", "a JSON object", "no value")
@@ -369,7 +366,7 @@ class Edge(ABC, Generic[BatchT]):
             try:
                 good.append(msgspec.convert(row, self._row_type))
                 index.append(number)
-            except _REFUSED as wrong:
+            except REFUSALS as wrong:
                 taken.dead.append(self._row_letter(messages, at, number, row, wrong))
         taken.of_message.append(len(good))
         self._take(taken, good, np.array(index, np.int32))
@@ -706,7 +703,7 @@ def row_bytes(value: bytes | None, row: int) -> bytes | None:
         return None
     try:
         raw: Any = msgspec.json.decode(value)
-    except _REFUSED:
+    except REFUSALS:
         return value
     if isinstance(raw, list):
         return msgspec.json.encode(raw[row])
@@ -762,7 +759,7 @@ def _long_texts(value: bytes) -> int:
     """Count the texts of a message that are cut."""
     try:
         told = _TEXTS.decode(value)
-    except _REFUSED:
+    except REFUSALS:
         return 0
     rows = told if isinstance(told, list) else [told]
     texts = [text for row in rows for text in (row.text, *row.columns.text)]

@@ -34,6 +34,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from config.settings import KafkaSettings
+from detectors.usable import refuse_unusable
 from schemas.baseline import Baseline
 from schemas.clock import Clock
 from schemas.dead_letter import DeadLetter
@@ -428,7 +429,9 @@ class HotPath:
             if message.topic() == self._full(topics.CLOCK):
                 self._clock_ms = max(Clock.decode(value).now_ms, self._clock_ms or 0)
             elif value is not None:
-                self._take_baseline(replace(Baseline.decode(value), lanes=(), arrays={}))
+                baseline = Baseline.decode(value)
+                refuse_unusable(baseline, tick_ms=self.settings.join.tick_ms, needs=self.settings.join.needs)
+                self._take_baseline(replace(baseline, lanes=(), arrays={}))
         except MalformedRecordError as error:
             self.counts["malformed_baselines"] += 1
             log.error("baseline.refused partition=%s offset=%s error=%s", message.partition(), message.offset(), error)  # noqa: TRY400

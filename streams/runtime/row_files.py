@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.fields import MalformedRecordError
+from schemas.fields import REFUSALS, MalformedRecordError
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime.terminal import CommandError, Exit
@@ -116,7 +116,7 @@ def _ndjson(file: Path) -> Iterator[Row]:
             elif line.strip():
                 try:
                     yield Row(place, msgspec.json.decode(line, type=dict[str, object]))
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                except REFUSALS:
                     yield Row(place, {}, _fault(line))
 
 

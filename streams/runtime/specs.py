@@ -8,12 +8,14 @@ import msgspec
 from msgspec.structs import replace
 
 from config.settings import Settings
+from detectors.table import NEEDS
+from detectors.usable import refuse_unusable
 from schemas.baseline import Baseline
 from schemas.closed import Closed
 from schemas.cloudevents import CloudEvent, from_kafka, incident_event, to_kafka
 from schemas.dead_letter import DeadLetter
 from schemas.deployment import Deployment
-from schemas.fields import MalformedRecordError, Record
+from schemas.fields import REFUSALS, MalformedRecordError, Record
 from schemas.finding import Finding
 from schemas.incident import Incident
 from schemas.incident_action import IncidentAction
@@ -39,7 +41,13 @@ def wall_ms() -> int:
 
 def detect_spec(settings: Settings) -> StageSpec[Any, Any]:
     """Turn window statistics into findings."""
-    n, budget = settings.kafka.output_partitions, settings.budget()
+    n, budget, tick_ms = settings.kafka.output_partitions, settings.budget(), settings.join.tick_ms
+
+    def decoded(topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Any:  # noqa: ANN401 -- an input
+        record = decode(topic, key, value, headers)
+        if isinstance(record, Baseline):
+            refuse_unusable(record, tick_ms=tick_ms, needs=NEEDS)
+        return record
 
     def make_stage(rows: Rows, partition: int) -> Detect:
         return Detect(
@@ -56,7 +64,7 @@ def detect_spec(settings: Settings) -> StageSpec[Any, Any]:
         name="detect",
         inputs=(topics.WINDOW_STATS, topics.BASELINES, topics.DEPLOYMENTS),
         make_stage=make_stage,
-        decode=decode,
+        decode=decoded,
         advance_by="records",
         told_at_ms=_untold,
         route=lambda output: route(output, n),
@@ -130,7 +138,7 @@ def _tag(value: bytes) -> str:
     """Read which record it is, of a topic that holds two kinds; what is no JSON has none."""
     try:
         return msgspec.json.decode(value.partition(b"\n")[0], type=_Tag).record
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except REFUSALS:
         return ""
 
 

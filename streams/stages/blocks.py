@@ -27,7 +27,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from schemas.fields import MalformedRecordError
+from schemas.fields import REFUSALS, MalformedRecordError
 
 PART_BYTES = 800_000
 """A block larger than this is cut into parts, so that no record exceeds 900 KB."""
@@ -142,7 +142,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """Decode, or say what is wrong with the bytes."""
         try:
             return msgspec.json.decode(value, type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except REFUSALS as error:
             raise MalformedRecordError("manifest", "", "a manifest", str(error)) from None
 
 

@@ -21,6 +21,7 @@ from detectors.detector import Reference, Tick
 from detectors.fitting import spend_of
 from detectors.statistics import needed
 from detectors.table import DETECTORS, NEEDS
+from detectors.usable import fits
 from detectors.watch import Alarm, Outcome, Watch, WatchState, advance, begin, carried, recent, watch
 from schemas.baseline import Baseline
 from schemas.closed import Closed
@@ -117,7 +118,8 @@ class Counts:
     repeats
         Records that changed nothing.
     blind_ticks
-        Ticks of a model whose statistics are not under its baseline, so that nothing is said.
+        Ticks of a model whose statistics are not under its baseline, or not cut as this version cuts them (while an
+        older join still runs), so that nothing is said.
     unknown_model_ticks
         Ticks with rows of a model that is not configured.
     shadow_alarms
@@ -414,7 +416,7 @@ class Detect:
             return answers
         if not stats and not any(one.heard.any() for one in state.states.values()):
             return answers  # its life begins with its first rows: how long before that the log began says nothing
-        blind = any(one.baseline_version != state.version for one in stats)
+        blind = any(one.baseline_version != state.version or not self._fits(one, state.baseline) for one in stats)
         self.counts.blind_ticks += blind
         arrays = self._summed(state.baseline, state.index, [] if blind else stats)
         tick = Tick(start_ms=start_ms, end_ms=end_ms, arrays=arrays, empty=blind or not stats)
@@ -498,6 +500,9 @@ class Detect:
             fine & (np.cumsum(fine) <= self._budget.max_lanes_per_model)
         )
         return kept
+
+    def _fits(self, stats: WindowStats, whole: Baseline) -> bool:
+        return fits(whole.binning, stats.lanes, stats.arrays, self._statistics)
 
     def _summed(self, whole: Baseline, index: Mapping[str, int], stats: Sequence[WindowStats]) -> dict[str, Ints]:
         """Add up integers on the lanes of the baseline; lanes that it does not list are not watched."""

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from schemas.arrays import MOST_CELLS, Counts, lane_slices, pack, unpack
+from schemas.arrays import MOST_CELLS, MOST_COUNT, Counts, lane_slices, pack, unpack
 from schemas.fields import MalformedRecordError
 
 LANES = ["*", "version:7", "version:8"]
 SHAPES = st.sampled_from([(3, 1), (3, 4), (3, 2, 5), (3, 0)])
-ENTRIES = st.one_of(st.just(0), st.integers(-(2**63), 2**63 - 1))
+ENTRIES = st.one_of(st.just(0), st.integers(1, MOST_COUNT))
 ARRAYS = st.dictionaries(
     st.sampled_from(["outputs", "labelled", "expired"]),
     SHAPES.flatmap(lambda shape: arrays_of.arrays(np.int64, shape, elements=ENTRIES)),
@@ -65,6 +65,9 @@ def test_a_sum_beyond_32_bits_survives() -> None:
         (head() + entry(12, 1), "rising indices from 0 to below 12"),
         (head() + entry(-1, 1), "rising indices from 0 to below 12"),
         (head(entries=2) + b"".join([entry(1, 0)[:4] * 2, bytes(16)]), "rising indices from 0 to below 12"),
+        (head() + entry(0, 0), f"counts from 1 to {MOST_COUNT}"),
+        (head() + entry(0, -1), f"counts from 1 to {MOST_COUNT}"),
+        (head() + entry(0, MOST_COUNT + 1), f"counts from 1 to {MOST_COUNT}"),
         (head(entries=-1), "lanes and statistics"),
         (head(shape=[-4]), "lanes and statistics"),
         (head(shape=[10**30]), "lanes and statistics"),

@@ -13,6 +13,7 @@ from confluent_kafka import Producer
 
 from config.settings import KafkaSettings
 from detectors.binning import baseline_zero
+from detectors.statistics import STATISTICS
 from schemas.baseline import Baseline
 from schemas.dead_letter import DeadLetter
 from schemas.window_stats import WindowStats
@@ -170,11 +171,12 @@ def test_a_worker_that_meets_a_higher_claim_ends_and_sends_nothing_more(
 def test_baselines_are_read_before_the_first_row_and_followed(
     cluster: KafkaSettings, begin: Callable[..., Worker]
 ) -> None:
-    def publish(version: int, valid_from_ms: int) -> None:
-        binning = baseline_zero(JOIN.tick_ms, 0.5)
+    def publish(version: int, valid_from_ms: int, tick_ms: int = JOIN.tick_ms) -> None:
+        binning = baseline_zero(tick_ms, 0.5)
+        arrays = {name: np.ones((1, *one.shape(binning)), np.int64) for name, one in STATISTICS.items()}
         baseline = Baseline(
             model="fraud", version=version, valid_from_ms=valid_from_ms, binning=binning, reference_ms=(0, 1), armed={},
-            tolerance={}, decided_at_ms=0, lanes=("*",), arrays={"outputs": np.array([[7]])},
+            tolerance={}, decided_at_ms=0, lanes=("*",), arrays=arrays,
         )  # fmt: skip
         routed = topics.route(baseline, 4)
         assert routed.partition is not None
@@ -183,6 +185,7 @@ def test_baselines_are_read_before_the_first_row_and_followed(
 
     inputs, world = Inputs(cluster), World(cluster, seed=3)
     publish(3, 0)
+    publish(5, 0, tick_ms=60_000)  # made before the tick was changed: no reason for not starting
     inputs.producer.produce(cluster.topic_prefix + topics.BASELINES, b"no baseline", b"x", 1)
     inputs.write(topics.OUTPUTS, [row("p1")], partition=2)
     worker = begin()
@@ -199,7 +202,7 @@ def test_baselines_are_read_before_the_first_row_and_followed(
         if BEGAN_MS + 60_000 in versions:
             break
     assert (versions[BEGAN_MS], versions[BEGAN_MS + 60_000]) == (3, 4)
-    assert worker.hot_path.counts["malformed_baselines"] == 1
+    assert worker.hot_path.counts["malformed_baselines"] == 2
 
 
 def test_a_row_from_the_future_is_a_dead_letter_with_its_own_bytes(
