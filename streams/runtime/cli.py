@@ -14,7 +14,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from streams.runtime.terminal import MEANINGS, CommandError, Exit, complain
+from streams.runtime.terminal import MEANINGS, CommandError, Exit, Teaching, complain
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "see it ring: a model goes wrong, an incident opens, somebody is told; nothing to install"),
@@ -63,10 +63,7 @@ def run(words: Sequence[str]) -> int:
     )  # what a command has to say it says itself; workers begin logs
     command = import_module(f"streams.runtime.commands.{chosen[0]}")
     own = argparse.ArgumentParser(
-        prog=f"tocsin {words[0]}",
-        description=command.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog=f"tocsin {words[0]}", description=command.__doc__, formatter_class=Teaching, allow_abbrev=False
     )
     command.configure(own)
     arguments = own.parse_args(words[1:])

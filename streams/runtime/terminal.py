@@ -1,10 +1,12 @@
 """How does a command speak? Results on standard output, progress and complaints on standard error."""
 
+import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
+from textwrap import dedent
 from types import TracebackType
 from typing import Self
 
@@ -29,11 +31,11 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.NOT_SO: "what was asked for is not so: a check failed, nothing was found, an act was refused",
+    Exit.NOT_SO: "what was asked for is not so: a check failed, the one that was named is not there, an act was refused",
     Exit.USAGE: "the command line cannot be understood",
     Exit.SETTINGS: "the settings cannot be used; every fault was named",
     Exit.BROKER: "the brokers do not answer, or refuse",
-    Exit.DATA: "a file cannot be used",
+    Exit.DATA: "a file cannot be used, or not all of its rows",
     Exit.INTERRUPTED: "interrupted",
 }
 
@@ -106,6 +108,16 @@ def plain(text: str) -> str:
     ('a\\x1b[31mred\\n', 'Zürich')
     """
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+class Teaching(argparse.HelpFormatter):
+    """Help whose paragraphs are filled to the terminal's width, and whose examples, which are indented, stand as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            block if block.startswith("  ") else super(Teaching, self)._fill_text(block, width, indent)
+            for block in dedent(text).strip("\n").split("\n\n")
+        )
 
 
 class Progress:

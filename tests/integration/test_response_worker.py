@@ -68,7 +68,10 @@ def worker(kafka: str, topic_prefix: str, settings: Path, tocsin: Tocsin, tmp_pa
     assert tocsin("topics", "check").returncode == Exit.NOT_SO
     made = tocsin("topics", "create")
     assert made.returncode == Exit.DONE, made.stdout + made.stderr
+    assert f"made {topic_prefix}model-outputs" in made.stdout.splitlines()
+    assert f"{len(made.stdout.splitlines())} of them new" in made.stderr
     assert tocsin("topics", "check").returncode == Exit.DONE
+    assert tocsin("topics", "create").stdout == ""
     logged = tmp_path / "worker.log"
     command = [TOCSIN, "worker", "triage", "escalate", "notify"]
     command += ["--config", str(settings), "--broker", kafka, "--topic-prefix", topic_prefix]

@@ -3,13 +3,12 @@
 import argparse
 import os
 from pathlib import Path
-from textwrap import dedent
 
 from config.fault import SettingsError
 from config.load import load
 from config.settings import Settings
 from schemas.fields import MalformedRecordError
-from streams.runtime.terminal import CommandError, Exit
+from streams.runtime.terminal import CommandError, Exit, Teaching
 from streams.stages import policy
 
 OPTIONS = {
@@ -29,13 +28,7 @@ def add_command(
     inner: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, teaches: str
 ) -> argparse.ArgumentParser:
     """Add a command below another: `what` stands in the list, `teaches` in its own help, with examples."""
-    return inner.add_parser(
-        name,
-        help=what,
-        description=dedent(teaches).strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    return inner.add_parser(name, help=what, description=teaches, formatter_class=Teaching, allow_abbrev=False)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +44,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
-    parser.add_argument("--json", action="store_true", help="one line of JSON for each row, for scripts")
+    parser.add_argument(
+        "--json", action="store_true", help="one line of JSON for each row, for scripts (default: a table)"
+    )
 
 
 def settings_of(arguments: argparse.Namespace, *, opens_channels: bool = False) -> Settings:

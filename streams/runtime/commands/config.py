@@ -12,17 +12,40 @@ from pathlib import Path
 from config.fault import Fault, SettingsError
 from config.load import DEFAULT_FILE, RESPONSE_FILE, load
 from config.reader import duration_text
-from streams.runtime.commands.common import add_json, unopenable
+from streams.runtime.commands.common import add_command, add_json, unopenable
 from streams.runtime.terminal import Exit, complain, say, say_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     inner = parser.add_subparsers(dest="action", required=True, metavar="check|defaults")
-    check = inner.add_parser("check", help="name every fault of a file")
-    check.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the file; none: the defaults")
+    check = add_command(inner, "check", "name every fault of a file", CHECKS)
+    check.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="settings, TOML (default: none, so that the defaults are checked)",
+    )
     add_json(check)
-    inner.add_parser("defaults", help="print the default files")
+    add_command(inner, "defaults", "print the default files", SHOWS)
+
+
+CHECKS = """
+Read a file of settings as every other command does, with the environment above and the defaults below it, and name all
+faults at once: where, what was expected, what came, what to do. No broker is asked. It ends with 3 where there are any;
+else it says what was understood.
+
+  tocsin config check tocsin.toml
+  TOCSIN__KAFKA__BROKER=kafka:9092 tocsin config check tocsin.toml --json
+"""
+
+SHOWS = """
+Print every setting with its default and a word of explanation, first those of detection, then those of the response. A
+file of your own says only what it wants otherwise.
+
+  tocsin config defaults | less
+"""
 
 
 def run(arguments: argparse.Namespace) -> int:

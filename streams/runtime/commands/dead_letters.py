@@ -14,33 +14,63 @@ import msgspec
 
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
-from streams.runtime.commands.common import add_json, add_settings, settings_of
+from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
 from streams.runtime.reading import Reader
-from streams.runtime.terminal import Exit, columns, complain, plain, say, say_json
+from streams.runtime.terminal import CommandError, Exit, columns, complain, plain, say, say_json
+from streams.runtime.topics import TOPICS
+
+READ = {name for name, topic in TOPICS.items() if topic.read_by != ("command line",)}
+"""Topics whose records a stage may refuse."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     inner = parser.add_subparsers(dest="action", required=True, metavar="list")
-    listing = inner.add_parser("list", help="count them, or list each")
-    listing.add_argument("--topic", help="only of this topic, named without its prefix")
-    listing.add_argument("--field", help="only those refused for this field, for instance score")
-    listing.add_argument("--each", action="store_true", help="one line for each instead of counts")
+    listing = add_command(inner, "list", "count them, or list each", LISTS)
+    listing.add_argument(
+        "--topic", metavar="NAME", help="only of this topic, named without its prefix (default: of all)"
+    )
+    listing.add_argument(
+        "--field", metavar="NAME", help="only those refused for this field, for instance score (default: for any)"
+    )
+    listing.add_argument("--each", action="store_true", help="one line for each (default: counts of each kind)")
     listing.add_argument(
         "--last",
-        type=int,
+        type=_count,
         default=10_000,
         metavar="N",
-        help="look at the last N of each partition (default %(default)s)",
+        help="look at the last N dead letters of each partition (default %(default)s)",
     )
-    listing.add_argument("--bytes", action="store_true", help="show the refused bytes too")
+    listing.add_argument(
+        "--bytes", action="store_true", help="show the refused bytes too, up to 64 KB of each (default: no)"
+    )
     add_json(listing)
     add_settings(listing)
+
+
+LISTS = """
+Say what was refused and why, the most frequent first: topic, record, field, what was expected, and what came. Foreign text
+is described and not quoted, unless you ask for the bytes. Nothing that is listed here was counted; mend its producer and
+send it again.
+
+  tocsin dead-letters list --config tocsin.toml
+  tocsin dead-letters list --topic model-outputs --field score --each
+  tocsin dead-letters list --each --bytes --last 10 --json
+"""
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the newest dead letters and show them."""
     settings = settings_of(arguments)
+    if arguments.topic not in {None, *READ}:
+        known = ", ".join(sorted(READ))
+        raise CommandError(Exit.USAGE, f"--topic {arguments.topic}: no topic of that name is read; there are {known}")
     with Reader(settings.kafka) as reader:
         letters = [
             letter
@@ -61,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [(str(count), *map(plain, key)) for key, count in counts.most_common()]
         say("\n".join(columns(("count", *names), rows)))
     else:
-        complain("nothing was refused")
+        complain("nothing was refused" if arguments.topic is arguments.field is None else "nothing of that was refused")
     return Exit.DONE
 
 

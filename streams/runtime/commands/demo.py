@@ -5,7 +5,9 @@
   tocsin demo --fault none                     a healthy time: nobody is paged
   tocsin demo --broker localhost:9092          the same on a real Kafka, on topics that are deleted afterwards
 
-Event time runs as fast as the stages follow. The same seed gives the same incidents.
+The answers are real, to the people of a census; labels come 10 to 30 minutes later. Event time runs as fast as the
+stages follow: a run takes a minute or more. The same seed gives the same incidents. It ends with 1 where it did not ring,
+or rang before the fault.
 """
 
 import argparse
@@ -26,17 +28,28 @@ MOST_MINUTES = 110
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
-    parser.add_argument("--fault", choices=RUNS, default="both", help="what goes wrong (default %(default)s)")
+    parser.add_argument(
+        "--fault",
+        choices=RUNS,
+        default="both",
+        help="what goes wrong: age in months, an old version, both one after the other, nothing (default %(default)s)",
+    )
     parser.add_argument(
         "--minutes",
         type=_minutes,
         default=60,
         metavar="N",
-        help="healthy time first, of event time (default %(default)s)",
+        help=f"healthy time first, in minutes of event time, 1 to {MOST_MINUTES} (default %(default)s)",
     )
-    parser.add_argument("--broker", metavar="HOST:PORT", help="a Kafka to run on, instead of the one inside")
-    parser.add_argument("--seed", type=int, default=1, help="of delays and faults (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="only the figures, one line of JSON for each run")
+    parser.add_argument("--broker", metavar="HOST:PORT", help="a Kafka to run on (default: one inside this process)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of delays and faults, a whole number (default %(default)s)"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="only the figures, one line of JSON for each run (default: what happens, and the figures)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -48,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     screen = Screen(sys.stderr if arguments.json else sys.stdout)
     good = True
     for fault in RUNS[arguments.fault]:
-        screen.say(f"tocsin demo, fault: {fault}")
+        screen.begin(f"tocsin demo, fault: {fault}")
         result = play(fault, arguments.minutes, arguments.broker, arguments.seed, screen)
         told(result, screen)
         if arguments.json:
@@ -61,5 +74,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _minutes(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_MINUTES:
-        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_MINUTES}: the stream is no longer")
+        raise argparse.ArgumentTypeError(f"expected 1 to {MOST_MINUTES} minutes, got {text!r}: the stream is no longer")
     return int(text)

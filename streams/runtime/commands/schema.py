@@ -1,8 +1,10 @@
 """Write the JSON Schema of the records, from the definitions that the decoder uses.
 
-tocsin schema                 names, one a line
-tocsin schema output          one schema
-tocsin schema --all DIR       all of them, a file each
+  tocsin schema                 names, one a line
+  tocsin schema output          one schema, on standard output
+  tocsin schema --all DIR       all of them, a file each
+
+`docs/records.md` says on which topic each of them travels.
 """
 
 import argparse
@@ -14,8 +16,13 @@ from streams.runtime.terminal import CommandError, Exit, say
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
-    parser.add_argument("record", nargs="?", metavar="RECORD", help="one of the names that `tocsin schema` lists")
-    parser.add_argument("--all", type=Path, metavar="DIR", help="write every schema into this folder")
+    parser.add_argument("record", nargs="?", metavar="RECORD", help="one of the names (default: list them)")
+    parser.add_argument(
+        "--all",
+        type=Path,
+        metavar="DIR",
+        help="write every schema into this folder, which is made (default: write none)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,21 +11,47 @@ from confluent_kafka import KafkaException
 
 from config.settings import KafkaSettings
 from streams.runtime import kafka, topics
-from streams.runtime.commands.common import add_json, add_settings, settings_of
+from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
 from streams.runtime.terminal import CommandError, Exit, columns, complain, lasting, say, say_json
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     inner = parser.add_subparsers(dest="action", required=True, metavar="create|check|list")
-    for action, what in (
-        ("create", "make what is missing"),
-        ("check", "name what is wrong, change nothing"),
-        ("list", "show the table of topics; no broker is asked"),
+    for action, what, teaches in (
+        ("create", "make what is missing", CREATES),
+        ("check", "name what is wrong, change nothing", CHECKS),
+        ("list", "show the table of topics; no broker is asked", LISTS),
     ):
-        own = inner.add_parser(action, help=what)
+        own = add_command(inner, action, what, teaches)
         add_json(own)
         add_settings(own)
+
+
+CREATES = """
+Make the topics that are missing, name each, and check all of them. None that is there is touched. How many partitions they
+get, and how many copies, say kafka.input_partitions, kafka.output_partitions and kafka.replication.
+
+  tocsin topics create --config tocsin.toml
+  tocsin topics create --broker kafka:9092 --topic-prefix staging.
+"""
+
+CHECKS = """
+Compare the topics with what they must be, and change nothing: whether each is there, with as many partitions as the
+settings say, kept for as long, compacted where it holds state, and stamped by the broker's clock where it is an input. What
+is wrong is named with the remedy, and ends with 1.
+
+  tocsin topics check --config tocsin.toml
+  tocsin topics check --json
+"""
+
+LISTS = """
+Show the table of all topics: what the key is, how many partitions, how long records are kept, who writes and who reads.
+No broker is asked.
+
+  tocsin topics list --config tocsin.toml
+  tocsin topics list --json
+"""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,21 +61,31 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     if arguments.action == "list":
         return _list(arguments, settings.kafka.topic_prefix, settings.kafka)
-    client = kafka.admin(settings.kafka)
-    look = topics.create if arguments.action == "create" else topics.check
+    client, changelogs = kafka.admin(settings.kafka), table_changelogs(settings)
+    made: list[str] = []
     try:
-        faults = look(client, settings.kafka, table_changelogs(settings))
+        faults = topics.check(client, settings.kafka, changelogs)
+        if arguments.action == "create":
+            missing = [fault.topic for fault in faults if fault.problem == topics.NOT_THERE]
+            faults = topics.create(client, settings.kafka, changelogs)
+            made = [name for name in missing if name not in {fault.topic for fault in faults}]
     except (KafkaException, TimeoutError) as error:
         why = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
         message = f"{settings.kafka.broker}: {why}; is the address right, and may we ask about topics?"
         raise CommandError(Exit.BROKER, message) from None
+    for name in made:
+        if arguments.json:
+            say_json({"topic": name, "made": True})
+        else:
+            say(f"made {name}")
     for fault in faults:
         if arguments.json:
             say_json({"topic": fault.topic, "problem": fault.problem, "remedy": fault.remedy})
         else:
             say(str(fault))
     if not faults:
-        complain("all topics are there, and as they must be")
+        new = f", {len(made)} of them new" if made else ""
+        complain(f"all topics are there{new}, and as they must be")
     return Exit.NOT_SO if faults else Exit.DONE
 
 

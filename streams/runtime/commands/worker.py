@@ -4,9 +4,9 @@
   tocsin worker join --config tocsin.toml                       the join alone, with a processor to itself
   tocsin worker detect triage escalate notify --config tocsin.toml
 
-Run as many workers of a stage as there are partitions, at most. Logs are JSON on standard output, one line a decision. SIGTERM and Ctrl-C make
-it finish what is in hand and leave. A worker that finds a fault of its own ends at once with status 70: start it again,
-nothing is lost.
+Run as many workers of a stage as there are partitions, at most. Logs are JSON on standard output, one line a decision.
+SIGTERM and Ctrl-C make it finish what is in hand and leave. A worker that finds a fault of its own ends at once with
+status 70: start it again, nothing is lost.
 """
 
 import argparse
@@ -27,9 +27,13 @@ log = logging.getLogger("tocsin.worker")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     parser.add_argument(
-        "stages", nargs="+", choices=("all", *STAGES), metavar="STAGE", help=", ".join(("all", *STAGES))
+        "stages",
+        nargs="+",
+        choices=("all", *STAGES),
+        metavar="STAGE",
+        help="which to run: " + ", ".join(("all", *STAGES)),
     )
-    parser.add_argument("--quiet", action="store_true", help="log warnings and worse only")
+    parser.add_argument("--quiet", action="store_true", help="log warnings and worse only (default: each decision)")
     add_settings(parser)
 
 

@@ -72,8 +72,10 @@ class Result:
 
     Parameters
     ----------
+    found_at_ms
+        Decision time of the first finding of any kind after the fault; one that opens a ticket pages nobody.
     detected_at_ms
-        Decision time of the first page finding after the fault.
+        Decision time of the first finding after the fault that may page.
     notified_at_ms
         Decision time of the first page that was delivered after the fault.
     false_pages
@@ -86,6 +88,7 @@ class Result:
 
     fault: Fault
     fault_at_ms: int | None
+    found_at_ms: int | None
     detected_at_ms: int | None
     notified_at_ms: int | None
     acknowledged_at_ms: int | None
@@ -286,16 +289,17 @@ class Replay:
             for one in seen.notifications.values()
             if one.mode == "page" and one.notification_id in seen.reached
         )
-        detected = sorted(
-            one.decided_at_ms
+        firing = [
+            one
             for one in seen.findings
-            if one.state == "firing" and one.ledger == "page" and fault_ms is not None and one.decided_at_ms > fault_ms
-        )
+            if one.state == "firing" and fault_ms is not None and one.decided_at_ms > fault_ms
+        ]
         since = [] if fault_ms is None else [ms for ms in pages if ms > fault_ms]
         return Result(
             fault=self._fault,
             fault_at_ms=fault_ms,
-            detected_at_ms=detected[0] if detected else None,
+            found_at_ms=min((one.decided_at_ms for one in firing), default=None),
+            detected_at_ms=min((one.decided_at_ms for one in firing if one.ledger == "page"), default=None),
             notified_at_ms=since[0] if since else None,
             acknowledged_at_ms=self._acknowledged_ms(),
             false_pages=len(pages) - len(since),
@@ -342,9 +346,10 @@ def told(result: Result, screen: Screen) -> None:
     screen.summary(
         [
             ("fault began", at(began)),
-            ("detected after", after(result.detected_at_ms, began)),
-            ("first notification after", after(result.notified_at_ms, began)),
-            ("acknowledged after", after(result.acknowledged_at_ms, began)),
+            ("first finding of any kind, after", after(result.found_at_ms, began)),
+            ("first finding that may page, after", after(result.detected_at_ms, began)),
+            ("first page delivered, after", after(result.notified_at_ms, began)),
+            ("acknowledged, after", after(result.acknowledged_at_ms, began)),
             ("false pages before the fault", str(result.false_pages)),
             ("lanes that rang, messages sent", f"{result.lanes}, {result.messages}"),
         ]

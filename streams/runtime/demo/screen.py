@@ -22,6 +22,12 @@ class Screen:
         self._rang: set[str] = set()
         self._told: set[tuple[str, str]] = set()
 
+    def begin(self, text: str) -> None:
+        """Begin a run, of which nothing was told yet."""
+        self._rang.clear()
+        self._told.clear()
+        self.say(text)
+
     def say(self, text: str = "") -> None:
         """Write a line of its own."""
         self._clear()
@@ -50,7 +56,10 @@ class Screen:
                 self._rang.add(record.detector)  # its further lanes are counted
                 effect = record.effect
                 what = f"{effect.observed:.3g} {plain(effect.unit)}, expected {effect.expected:.3g}"
-                self.happened(record.decided_at_ms, f"finding    {record.detector} on {plain(record.lane)}: {what}")
+                self.happened(
+                    record.decided_at_ms,
+                    f"finding    {record.detector} ({record.ledger}) on {plain(record.lane)}: {what}",
+                )
             case Incident() if record.reason != "finding_attached":
                 said = f"SEV-{int(record.severity)} {record.status}: {record.reason}"
                 self.happened(record.decided_at_ms, f"incident   {record.display_id} {said}")

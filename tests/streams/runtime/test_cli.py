@@ -1,5 +1,6 @@
 """The command `tocsin`: it teaches, it starts fast, and its exit status says what happened."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from streams.runtime.cli import COMMANDS, run
-from streams.runtime.terminal import MEANINGS, Exit
+from streams.runtime.commands.common import OPTIONS
+from streams.runtime.terminal import MEANINGS, Exit, Teaching
 
 FAULTS = Path(__file__).parents[2] / "config" / "faults"
 HEAVY = {"faust", "scipy", "confluent_kafka", "pyarrow", "aiohttp"}
@@ -39,6 +41,58 @@ def test_every_command_teaches_with_an_example(name: str, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert ended.value.code == 0
     assert re.search(rf"^ *tocsin {name}( |$)", out.partition("\n\n")[2], re.MULTILINE)
+
+
+def configured(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"tocsin {name}")
+    import_module(f"streams.runtime.commands.{COMMANDS[name][0]}").configure(parser)
+    return parser
+
+
+def inner_commands() -> list[argparse.ArgumentParser]:
+    return [
+        inner
+        for name in COMMANDS
+        if name != "baseline"
+        for action in configured(name)._actions  # noqa: SLF001 -- argparse shows them nowhere else
+        if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
+        for inner in action.choices.values()
+    ]
+
+
+INNER = inner_commands()
+
+
+@pytest.mark.parametrize("inner", INNER, ids=lambda one: one.prog.removeprefix("tocsin "))
+def test_every_inner_command_teaches_with_a_paragraph_and_an_example(inner: argparse.ArgumentParser) -> None:
+    usage, paragraph, *rest = inner.format_help().split("\n\n")
+    assert usage.startswith("usage: ")
+    assert len(paragraph.split()) > 10
+    assert any(block.startswith("  ") and inner.prog in block for block in rest)
+
+
+@pytest.mark.parametrize(
+    "parser",
+    [*INNER, *(configured(name) for name in ("produce", "worker", "status", "demo", "schema"))],
+    ids=lambda one: one.prog.removeprefix("tocsin "),
+)
+def test_every_option_says_what_it_takes_and_what_holds_without_it(parser: argparse.ArgumentParser) -> None:
+    shared = {"--help", "--config", *OPTIONS}
+    exclusive = {one.dest for group in parser._mutually_exclusive_groups for one in group._group_actions}  # noqa: SLF001
+    for action in parser._actions:  # noqa: SLF001
+        name = action.option_strings[-1] if action.option_strings else action.dest
+        assert action.help, name
+        if action.option_strings and name not in shared and action.dest not in exclusive and not action.required:
+            assert "default" in action.help, name
+
+
+def test_help_fills_paragraphs_to_the_width_and_leaves_examples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    example = "  tocsin do " + "x" * 80
+    parser = argparse.ArgumentParser(description=f"word {'word ' * 30}\nword\n\n{example}", formatter_class=Teaching)
+    lines = parser.format_help().splitlines()
+    assert example in lines
+    assert max(len(line) for line in lines if "word" in line) <= 60
 
 
 @pytest.mark.parametrize("name", COMMANDS)

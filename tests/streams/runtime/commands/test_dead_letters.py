@@ -40,6 +40,28 @@ def test_each_is_shown_with_its_place_and_reason(tocsin: Tocsin) -> None:
     assert out == "labels[0]@9 row 4  label: expected a JSON object, got no value\n"
 
 
+def test_a_topic_that_nobody_reads_is_usage_and_the_others_are_named(tocsin: Tocsin) -> None:
+    status, out, err = tocsin("dead-letters", "list", "--topic", "nosuch")
+    assert (status, out) == (Exit.USAGE, "")
+    assert "nosuch: no topic of that name is read; there are " in err
+    assert "model-outputs" in err
+
+
+def test_nothing_of_that_kind_is_no_fault(tocsin: Tocsin) -> None:
+    status, out, err = tocsin("dead-letters", "list", "--topic", "findings")
+    assert (status, out, err) == (Exit.DONE, "", "nothing of that was refused\n")
+
+
+@pytest.mark.parametrize("last", ["0", "-1", "x"])
+def test_a_count_that_cannot_be_meant_is_usage_and_says_what_is_expected(
+    tocsin: Tocsin, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        tocsin("dead-letters", "list", "--last", last)
+    assert ended.value.code == Exit.USAGE
+    assert "a whole number above 0" in capsys.readouterr().err
+
+
 def test_bytes_are_shown_only_when_asked_for(tocsin: Tocsin) -> None:
     for more in ((), ("--json",)):
         assert "Ann" not in tocsin("dead-letters", "list", "--each", *more)[1]

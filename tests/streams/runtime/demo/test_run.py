@@ -30,6 +30,8 @@ def test_a_unit_that_changes_is_detected_told_escalated_and_acknowledged(runs: t
     assert first.detected_at_ms is not None
     assert first.notified_at_ms is not None
     assert first.acknowledged_at_ms is not None
+    assert first.found_at_ms is not None
+    assert first.fault_at_ms < first.found_at_ms <= first.detected_at_ms
     assert first.detected_at_ms - first.fault_at_ms <= MINUTE_MS
     assert first.notified_at_ms - first.detected_at_ms <= 5 * MINUTE_MS
     assert first.acknowledged_at_ms - first.notified_at_ms > 30 * MINUTE_MS + ACK_AFTER_MS - MINUTE_MS
