@@ -117,6 +117,7 @@ def _from_file(file: Path, faults: list[Fault]) -> Branch:
 def _from_text(source: str, text: str, faults: list[Fault]) -> Branch:
     try:
         raw = tomllib.loads(text)
+        return _placed(source, raw, (), lines_of(text), 0)
     except tomllib.TOMLDecodeError as error:
         said = _SYNTAX.fullmatch(str(error))
         assert said is not None
@@ -133,7 +134,10 @@ def _from_text(source: str, text: str, faults: list[Fault]) -> Branch:
             )
         )
         return Branch({}, source, line)
-    return _placed(source, raw, (), lines_of(text), 0)
+    except (ValueError, RecursionError):  # a number of thousands of digits; tables or lists in one another without end
+        expected, got = "numbers and tables as settings need them", "a number too long, or nested too deep"
+        faults.append(Fault(source=source, line=0, setting="", expected=expected, got=got, remedy="write it shorter"))
+        return Branch({}, source, 0)
 
 
 def _placed(

@@ -1,6 +1,7 @@
 """How does one table of settings become values, with every fault noted and none raised?"""
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,9 @@ _UNITS_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)")
 _MS = "_ms"
 
+MOST_SHOWN = 200
+"""Characters of a value in the message of its fault."""
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -27,13 +31,14 @@ class Given:
 
     @property
     def read(self) -> Any:  # noqa: ANN401 -- whatever TOML can hold
-        """The value; raw text is read as TOML where it can be."""
+        """The value; raw text is read as TOML where it is one value of it."""
         if not self.raw:
             return self.value
         try:
-            return tomllib.loads(f"v = {self.value}")["v"]
-        except tomllib.TOMLDecodeError:
+            read = tomllib.loads(f"v = {self.value}")
+        except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, nested too deep
             return self.value
+        return read["v"] if len(read) == 1 else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +75,14 @@ def duration_ms(text: str) -> int | None:
 
     >>> duration_ms("10 s"), duration_ms("1.5h"), duration_ms("14 d"), duration_ms("10"), duration_ms("0.5 ms")
     (10000, 5400000, 1209600000, None, None)
+    >>> duration_ms("9" * 400 + " d") is None
+    True
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         return None
     milliseconds = float(match[1]) * _UNITS_MS[match[2]]
-    return int(milliseconds) if milliseconds == int(milliseconds) else None
+    return int(milliseconds) if milliseconds.is_integer() else None
 
 
 def duration_text(milliseconds: int) -> str:
@@ -154,7 +161,7 @@ class Table:
         if given is None:
             return ""
         if not isinstance(given.value, str) or re.fullmatch(pattern, given.value) is None:
-            self.note(name, expected, _shown(given.value), remedy)
+            self.note(name, expected, shown(given.value), remedy)
             return ""
         return given.value
 
@@ -176,7 +183,7 @@ class Table:
         if given is not None and given.value in among:
             return among[among.index(given.value)]
         if given is not None:
-            self.note(name, expected, _shown(given.value), f"choose one of them{_nearest(given.value, among)}")
+            self.note(name, expected, shown(given.value), f"choose one of them{_nearest(given.value, among)}")
         return among[0]
 
     def whole(self, name: str, low: int, high: int) -> int:
@@ -187,20 +194,21 @@ class Table:
             return low
         value = given.read
         if type(value) is not int or not low <= value <= high:
-            self.note(name, expected, _shown(value), "write a number in that range")
+            self.note(name, expected, shown(value), "write a number in that range")
             return low
         return value
 
     def number(self, name: str, expected: str, right: Callable[[float], bool], remedy: str) -> float:
-        """Read a number for which `right` holds."""
+        """Read a finite number for which `right` holds."""
         given = self._value(name, expected, remedy)
         if given is None:
             return 0.0
         value = given.read
-        if type(value) not in {int, float} or not right(float(value)):
-            self.note(name, expected, _shown(value), remedy)
+        number = _as_float(value) if type(value) in {int, float} else math.nan
+        if not (math.isfinite(number) and right(number)):
+            self.note(name, expected, shown(value), remedy)
             return 0.0
-        return float(value)
+        return number
 
     def duration(self, name: str, low_ms: int, high_ms: int) -> int:
         """Read a duration in milliseconds: `name = "10 s"`, or `name_ms = 10000`."""
@@ -217,7 +225,7 @@ class Table:
             return low_ms
         milliseconds = duration_ms(given.value) if isinstance(given.value, str) else None
         if milliseconds is None or not low_ms <= milliseconds <= high_ms:
-            self.note(name, expected, _shown(given.value), remedy)
+            self.note(name, expected, shown(given.value), remedy)
             return low_ms
         return milliseconds
 
@@ -226,7 +234,7 @@ class Table:
         value = None if given is None else given.read
         if type(value) is not int or not low_ms <= value <= high_ms:
             if given is not None:
-                self.note(name, expected, _shown(value), remedy)
+                self.note(name, expected, shown(value), remedy)
             return low_ms
         return value
 
@@ -238,11 +246,11 @@ class Table:
             return ()
         value = given.read
         if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-            self.note(name, expected, _shown(value), remedy)
+            self.note(name, expected, shown(value), remedy)
             return ()
         if len(set(value)) < len(value):
             twice = next(one for one in value if value.count(one) > 1)
-            self.note(name, expected, f"{_shown(twice)} twice", "name each once")
+            self.note(name, expected, f"{shown(twice)} twice", "name each once")
             return ()
         return tuple(value)
 
@@ -250,7 +258,7 @@ class Table:
         """Return an inner table; an empty one when it was not given."""
         node = self._nodes[name] if self.has(name) else None
         if isinstance(node, Given):
-            self.note(name, "a table", _shown(node.value), f"write [{self.name_of(name)}]")
+            self.note(name, "a table", shown(node.value), f"write [{self.name_of(name)}]")
         branch = node if isinstance(node, Branch) else Branch({}, self._branch.source, self._branch.line)
         return Table(self.name_of(name), branch, self._faults)
 
@@ -274,15 +282,33 @@ class Table:
                 self.note(name, "a setting that Tocsin knows", _quoted(name), remedy)
 
 
-def _shown(value: object) -> str:
-    """Show a value as the operator wrote it, or nearly so."""
+def _as_float(value: float) -> float:
+    """Return a number as a double; a whole number too long for one is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def shown(value: object) -> str:
+    """Show a value as the operator wrote it, or nearly so, and no more of it than a line holds."""
     if isinstance(value, bool):
         return str(value).lower()
-    return _quoted(value) if isinstance(value, str) else str(value)
+    if isinstance(value, str):
+        return _quoted(value)
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # a whole number of more digits than Python writes, a list nested too deep
+        return "what is too long to be shown"
+    return _cut(text)
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.encode("unicode_escape").decode() + '"'
+    return '"' + _cut(text.encode("unicode_escape").decode()) + '"'
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"
 
 
 def _nearest(value: object, among: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from config.fault import Fault
-from config.reader import Branch, Given, Node, duration_ms
+from config.reader import Branch, Given, Node, duration_ms, shown
 from schemas.fields import in_words
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -88,9 +88,8 @@ def _durations(node: Node, path: str, faults: list[Fault]) -> object:
     milliseconds = duration_ms(node.value) if isinstance(node.value, str) else None
     if milliseconds is None:
         name = path.rpartition(".")[2]
-        got = f'"{node.value}"' if isinstance(node.value, str) else str(node.value)
         remedy = f'write for instance {name} = "5 min"'
-        faults.append(_fault(node, path, 'a duration such as "5 min"', got, remedy))
+        faults.append(_fault(node, path, 'a duration such as "5 min"', shown(node.value), remedy))
     return milliseconds
 
 
@@ -103,9 +102,9 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
         setting = path + inner.rstrip("`").removeprefix("$").replace("[...]", "")
         if text.startswith("Invalid enum value "):
             expected, got = "one of the names that are allowed here", text.removeprefix("Invalid enum value ")
-        shown = got.replace("`", "") or str(value)[:80]
+        got = got.replace("`", "") if inner else shown(value)
         expected = in_words(expected) if expected.startswith("`") else expected
-        faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], shown, "write one that fits"))
+        faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], got, "write one that fits"))
     return value
 
 
