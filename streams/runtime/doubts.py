@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from schemas.label import Label
 from schemas.model import Model
 from schemas.output import Output
-from streams.runtime.terminal import at, lasting, plain
+from streams.runtime.lines import plain
+from streams.runtime.terminal import at, lasting
 from streams.runtime.topics import partition_of_id
 
 MOST_MODELS = 10

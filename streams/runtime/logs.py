@@ -11,7 +11,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import TextIO
 
-import msgspec
+from streams.runtime.lines import json_line
 
 _FIELD = r" ([a-z_]+)=(\[[^\]]*\]|[^ \[][^ ]*|)"
 _DECISION = re.compile(rf"([a-z_]+(?:\.[a-z_]+)+)((?:{_FIELD})*?)(?: error=(.*))?", re.DOTALL)
@@ -39,7 +39,7 @@ class JsonLines(logging.Formatter):
             frames = traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
             line["error"] = f"{type(error).__name__}: {error}"[:MAX_TEXT]
             line["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return json_line(line, str)
 
 
 def parsed(text: str) -> dict[str, object]:

@@ -10,7 +10,8 @@ from textwrap import dedent
 from types import TracebackType
 from typing import Self
 
-import msgspec
+from schemas.instant import to_wire
+from streams.runtime.lines import json_line, plain
 
 PROGRESS_EVERY_S = 0.5
 PROGRESS_PLAIN_EVERY_S = 10.0
@@ -49,18 +50,18 @@ class CommandError(Exception):
 
 
 def say(text: str = "") -> None:
-    """Write one line of a result."""
-    sys.stdout.write(text + "\n")
+    """Write a line of a result, or several; nothing in it can move a terminal."""
+    sys.stdout.write(plain(text, keep="\n") + "\n")
 
 
 def say_json(value: object) -> None:
     """Write a result, or one row of it, as one line of JSON."""
-    say(msgspec.json.encode(value).decode())
+    say(json_line(value, to_wire))
 
 
 def complain(text: str) -> None:
-    """Write what is no part of the result."""
-    sys.stderr.write(text + "\n")
+    """Write what is no part of the result; nothing in it can move a terminal."""
+    sys.stderr.write(plain(text, keep="\n") + "\n")
     sys.stderr.flush()
 
 
@@ -99,15 +100,6 @@ def lasting(ms: int) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
-
-
-def plain(text: str) -> str:
-    r"""Make foreign text harmless for a terminal: control characters are shown, not sent.
-
-    >>> plain("a\x1b[31mred\n"), plain("Zürich")
-    ('a\\x1b[31mred\\n', 'Zürich')
-    """
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 class Teaching(argparse.HelpFormatter):

@@ -64,11 +64,11 @@ def test_five_faults_of_a_file_are_all_named_with_their_lines(
     file = tmp_path / "tocsin.toml"
     file.write_text(FAULTY)
     assert run(["config", "check", str(file)]) == Exit.SETTINGS
-    said = capsys.readouterr().err
+    captured = capsys.readouterr()
     for line, setting in ((1, "tenant"), (3, "join.tick"), (4, "join.lable_wait"), (6, "detect.pages_per_week")):
-        assert f"{file}:{line}: {setting}: expected " in said
-    assert f"{file}:8: models.fraud.kind: expected one of classification, regression, text" in said
-    assert "5 fault(s)" in said
+        assert f"{file}:{line}: {setting}: expected " in captured.out
+    assert f"{file}:8: models.fraud.kind: expected one of classification, regression, text" in captured.out
+    assert "5 fault(s)" in captured.err
 
 
 @own_file
@@ -121,6 +121,6 @@ def test_what_a_fault_quotes_cannot_reach_the_terminal(tmp_path: Path, capsys: p
     file = tmp_path / "tocsin.toml"
     file.write_text('"\\u001b]0;owned\\u0007" = 1\n[kafka]\n"\\u202e" = 2\nbroker = "\\u001b[2J"\n')
     assert run(["config", "check", str(file)]) == Exit.SETTINGS
-    said = capsys.readouterr().err
+    said = "".join(capsys.readouterr())
     assert said.count("expected") == 3
     assert all(one.isprintable() or one == "\n" for one in said)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 
 from streams.runtime.channels.channel import Answer, ChannelSettings, content
+from streams.runtime.lines import json_line
 from streams.stages.notify import Attempt
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -40,7 +40,7 @@ class FileChannel:
         name = attempt.notification.address
         if not _NAME.fullmatch(name):
             return Answer(answer_class="permanent", reason="no_file_name")
-        line = msgspec.json.encode(content(attempt)) + b"\n"
+        line = json_line(content(attempt)).encode() + b"\n"
         try:
             await asyncio.to_thread(self._append, self._folder / name, line)
         except OSError as error:

@@ -4,9 +4,8 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
-import msgspec
-
 from streams.runtime.channels.channel import Answer, ChannelSettings, content
+from streams.runtime.lines import json_line
 from streams.stages.notify import Attempt
 
 
@@ -30,7 +29,7 @@ class LogChannel:
     async def send(self, attempt: Attempt, wall_ms: int) -> Answer:
         """Write one line; the address is not looked at, for there is one standard output."""
         del wall_ms
-        line = msgspec.json.encode({"event": "notification", **content(attempt)}).decode()
+        line = json_line({"event": "notification", **content(attempt)})
         stream = sys.stdout if self._stream is None else self._stream
         try:
             stream.write(line + "\n")

@@ -15,8 +15,9 @@ import msgspec
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
 from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
+from streams.runtime.lines import plain
 from streams.runtime.reading import Reader
-from streams.runtime.terminal import CommandError, Exit, columns, complain, plain, say, say_json
+from streams.runtime.terminal import CommandError, Exit, columns, complain, say, say_json
 from streams.runtime.topics import TOPICS
 
 READ = {name for name, topic in TOPICS.items() if topic.read_by != ("command line",)}

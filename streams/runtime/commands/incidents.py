@@ -17,21 +17,20 @@ import getpass
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
-import msgspec
 from msgspec.structs import replace
 
 from config.settings import Settings
 from schemas.fields import MalformedRecordError
 from schemas.incident import ContainmentKind, Incident, Resolution
 from schemas.incident_action import ActKind
-from schemas.instant import to_wire
 from schemas.notification import Notification
 from schemas.receipt import Receipt
 from streams.runtime.acts import latest_incidents, new_act, send, the_incident
 from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
+from streams.runtime.lines import plain
 from streams.runtime.reading import Reader, told_time
 from streams.runtime.refusals import refusal
-from streams.runtime.terminal import Exit, at, columns, complain, lasting, plain, say
+from streams.runtime.terminal import Exit, at, columns, complain, lasting, say, say_json
 from streams.runtime.topics import INCIDENTS, NOTIFICATIONS, RECEIPTS, partition_of
 
 WAIT_S = 10.0
@@ -169,7 +168,7 @@ def _list(arguments: argparse.Namespace, incidents: list[Incident], silence: str
         complain(f"this is what was known then: {silence}")
     if arguments.json:
         for one in chosen:
-            _say_record(one)
+            say_json(one)
     elif chosen:
         rows = [
             (
@@ -198,16 +197,12 @@ def _kinds(incident: Incident) -> str:
     return ", ".join(dict.fromkeys(finding.kind for finding in incident.findings)) or "-"
 
 
-def _say_record(record: msgspec.Struct) -> None:
-    say(msgspec.json.encode(record, enc_hook=to_wire).decode())
-
-
 def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, incident: Incident) -> int:
     timeline = sorted(_timeline(settings, reader, incident), key=lambda entry: entry[:3])
     if arguments.json:
-        _say_record(incident)
+        say_json(incident)
         for _, _, _, record in timeline:
-            _say_record(record)
+            say_json(record)
         return Exit.DONE
     versions = ", ".join(map(plain, incident.versions)) or "all versions"
     ended_ms = incident.impact_ended_at_ms or incident.resolved_at_ms
@@ -329,7 +324,7 @@ def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, inci
         )
         return Exit.NOT_SO
     if arguments.json:
-        _say_record(answer)
+        say_json(answer)
     else:
         say(f"{answer.display_id}: {answer.reason} ({answer.status}, {answer.severity.display})")
     if not answer.reason.refuses:

@@ -31,11 +31,12 @@ from schemas.output import Output
 from streams.runtime import topics
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.doubts import Doubts
+from streams.runtime.lines import plain
 from streams.runtime.many_rows import checked
 from streams.runtime.producer import NotAcknowledgedError, Rows
 from streams.runtime.reading import Reader, counted_through_ms, wall_ms
 from streams.runtime.row_files import Row, count_rows, read_rows
-from streams.runtime.terminal import CommandError, Exit, Progress, complain, plain, say, say_json
+from streams.runtime.terminal import CommandError, Exit, Progress, complain, say, say_json
 
 MOST_NAMED = 20
 """Faulty rows that are named one by one; the others are counted."""

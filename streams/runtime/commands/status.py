@@ -18,9 +18,10 @@ from schemas.through import Through
 from streams.runtime import topics
 from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
+from streams.runtime.lines import plain
 from streams.runtime.reading import TAIL, Reader, Told, counted_through_ms, told_time, wall_ms
 from streams.runtime.sampling import Sample, sample
-from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, plain, say, say_json
+from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
 
 MUST = ("model-outputs", "labels", "window-stats", "findings", "clock", "incidents-latest", "dead-letters")
 BEHIND_MS = 60_000

@@ -8,7 +8,8 @@ from schemas.incident import Incident
 from schemas.notification import Notification
 from schemas.receipt import Receipt
 from streams.runtime.demo.watching import Seen
-from streams.runtime.terminal import at, columns, lasting, plain
+from streams.runtime.lines import plain
+from streams.runtime.terminal import at, columns, lasting
 
 WIDTH = 110
 
