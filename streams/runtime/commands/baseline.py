@@ -26,6 +26,7 @@ from schemas.model import Model
 from streams.runtime import topics
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.histories import Gathered, gather, history_of
+from streams.runtime.lines import plain
 from streams.runtime.reading import Reader
 from streams.runtime.row_files import count_rows, read_rows
 from streams.runtime.sending import send_all
@@ -38,7 +39,6 @@ from streams.runtime.terminal import (
     at,
     columns,
     complain,
-    plain,
     say,
     say_json,
 )
