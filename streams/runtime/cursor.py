@@ -1,15 +1,14 @@
 """Which record comes next, and how is one read that was skipped?
 
 Faust by itself loses events at a restart with a backlog, so committed offsets decide nothing here. The next expected
-offset of each input partition, its *cursor*, is a row in the stage's own table, written last with what the record
-changed. A record below the cursor is a repeat, one above it shows that some were skipped: they are read back from the
+offset of each input partition, its *cursor*, is a row in the stage's own table, written with what the record changed. A record below the cursor is a repeat, one above it shows that some were skipped: they are read back from the
 topic itself.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -17,9 +16,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from streams.runtime.stage_spec import Headers
+from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, Changes, table_key
 from streams.stages.stage import Overlay
 
-CURSOR_MARK = "@"
 POLL_S = 0.2
 
 log = logging.getLogger("tocsin.kafka")
@@ -42,43 +41,6 @@ def place(cursor: int, offset: int) -> Place:
     if offset < cursor:
         return Place.REPEAT
     return Place.NEXT if offset == cursor else Place.AHEAD
-
-
-def table_key(partition: int, key: str) -> bytes:
-    """Name a row in the table that all partitions share.
-
-    >>> table_key(3, "incident/7"), table_key(3, "@findings")
-    (b'3/incident/7', b'3/@findings')
-    """
-    return f"{partition}/{key}".encode()
-
-
-def partition_of_key(key: bytes) -> int:
-    """Return whose row it is.
-
-    >>> partition_of_key(b"3/incident/7")
-    3
-    """
-    return int(key.partition(b"/")[0])
-
-
-@dataclass(slots=True)
-class Changes:
-    """What is to be made durable of one partition: rows as they were assigned (None: deleted), then cursors by topic."""
-
-    rows: list[tuple[str, bytes | None]] = field(default_factory=list)
-    cursors: dict[str, int] = field(default_factory=dict)
-
-    def records(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
-        """Return keys and values of the changelog in the order of writing, cursors last.
-
-        >>> list(Changes([("a", b"1"), ("b", None)], {"findings": 8}).records(2))
-        [(b'2/a', b'1'), (b'2/b', None), (b'2/@findings', b'8')]
-        """
-        for key, row in self.rows:
-            yield table_key(partition, key), row
-        for topic, offset in self.cursors.items():
-            yield table_key(partition, f"{CURSOR_MARK}{topic}"), str(offset).encode()
 
 
 class View:
@@ -110,16 +72,16 @@ class View:
 
     def settle(self, changes: Changes) -> None:
         """Move what was assigned, and how far was read, into `changes`."""
-        rows = self.rows.writes()
-        for key, row in rows:
-            assert not key.startswith(CURSOR_MARK), f"{key}: keys with {CURSOR_MARK} are the host's"
+        rows = self.rows.changes()
+        for key, row in rows.items():
+            assert not key.startswith((CURSOR_MARK, ENTRY_MARK)), f"{key}: such keys are the host's"
             if row is None:
                 self._held.pop(key, None)
             else:
                 assert row, f"{key}: an empty row cannot be told from a deleted one"
                 self._held[key] = row
         self.rows.settle()
-        changes.rows += rows
+        changes.rows |= rows
         moved = {topic: at for topic, at in self.cursors.items() if self._settled_cursors.get(topic) != at}
         if rows or moved:
             changes.cursors.update(moved)

@@ -1,9 +1,10 @@
 """How do pure stages run as Faust agents without losing what Faust loses?
 
 One app holds one agent for each stage, and each stage one object for each input partition that this worker owns. Its
-rows lie in a compacted changelog of ours, which is read anew whenever partitions have moved. For each record, in this order: cursor, stage, outputs delivered, rows written, cursor written, ack. What
-is ready while an earlier group is still on its way to the broker goes with the next group, so that a backlog costs
-round trips by the hundred and not by the record.
+rows lie in a compacted changelog of ours, which is read anew whenever partitions have moved. For each record: cursor,
+stage, then outputs, rows and cursor made durable as one (`write_ahead.py`), ack. What is ready while an earlier group is
+still on its way to the broker goes with the next group, so that a backlog costs round trips by the hundred and not by
+the record.
 
 No exception leaves an agent, since Faust would commit the record. A fault of ours, or a broker that does not answer
 within its bound, ends the process at once, acking nothing; what it left is read again from the cursor.
@@ -30,18 +31,18 @@ from faust.types import TP
 
 from schemas.clock import Clock
 from schemas.fields import MalformedRecordError
-from streams.runtime.cursor import (
-    Bytes,
-    Changes,
-    Edges,
-    Place,
-    View,
-    headers_of,
-    partition_of_key,
-    place,
-    read_back,
-)
+from streams.runtime.cursor import Bytes, Edges, Place, View, headers_of, place, read_back
 from streams.runtime.stage_spec import Handed, Routed, StageSpec
+from streams.runtime.write_ahead import (
+    ENTRY_MARK,
+    Changes,
+    Restored,
+    claim,
+    epoch_headers,
+    epoch_of,
+    partition_of_key,
+    table_key,
+)
 
 CLOCK = "clock"
 BEAT_S = 0.25
@@ -209,6 +210,7 @@ class Owned:
     partition: int
     view: View
     stage: Any
+    epoch: int
     next_changelog_offset: int
     moved_at_s: dict[str, float]
     told_ms: dict[str, int] = field(default_factory=dict)
@@ -217,6 +219,7 @@ class Owned:
     clock_seen_at_s: float = field(default_factory=now_s)
     due: deque[Due] = field(default_factory=deque)
     taken_ms: int = -1
+    entries: int = 0
 
     def reached(self, ends: Mapping[str, int]) -> bool:
         """Tell whether all inputs are read up to `ends`."""
@@ -231,14 +234,14 @@ class Owned:
 class Group:
     """What waits for one commit."""
 
-    outputs: list[Routed] = field(default_factory=list)
+    outputs: int = 0
     changes: dict[int, Changes] = field(default_factory=dict)
     events: list[Any] = field(default_factory=list)
     taken_ms: dict[int, int] = field(default_factory=dict)
     handed: list[Handed] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.outputs or self.changes or self.events or self.taken_ms or self.handed)
+        return bool(self.changes or self.events or self.taken_ms or self.handed)
 
 
 class StageHost:
@@ -383,15 +386,16 @@ class StageHost:
     def _gather(self, owned: Owned, outputs: Iterable[Any]) -> None:
         """Put outputs, and what is settled, into the group that waits."""
         group = self._group
+        changes = group.changes.setdefault(owned.partition, Changes())
         for output in outputs:
             routed = self.spec.route(output)
             if isinstance(routed, Handed):
                 group.handed.append(routed)
                 continue
             for one in (routed,) if isinstance(routed, Routed) else routed:
-                group.outputs.append(replace(one, topic=self._settings.topic_prefix + one.topic))
+                changes.outputs.append(replace(one, topic=self._settings.topic_prefix + one.topic))
+                group.outputs += 1
         if owned.stage.settled:
-            changes = group.changes.setdefault(owned.partition, Changes())
             owned.view.settle(changes)
         self._group_waits.set()
 
@@ -486,7 +490,7 @@ class StageHost:
     async def _wait_for_room(self) -> None:
         limit = self._settings.group_limit
         async with self._committed:
-            await self._committed.wait_for(lambda: max(len(self._group.events), len(self._group.outputs)) < limit)
+            await self._committed.wait_for(lambda: max(len(self._group.events), self._group.outputs) < limit)
 
     async def commit(self) -> None:
         """Make groups durable, one after the other, for as long as the worker lives."""
@@ -510,22 +514,38 @@ class StageHost:
                 self._committed.notify_all()
 
     async def _make_durable(self, group: Group) -> None:
-        """Deliver outputs, then rows, then cursors; a crash in between repeats an output under the same id."""
-        await self._deliver(group.outputs)
-        self.counts.outputs += len(group.outputs)
+        """Write what there is as one entry a partition, then outputs, rows and cursors themselves."""
+        entries: list[Routed] = []
+        outputs: list[Routed] = []
         changelog: list[Routed] = []
         for partition, changes in group.changes.items():
-            for key, value in changes.records(partition):
-                self._hold(key, value)
-                changelog.append(Routed(topic=self._changelog, key=key, value=value, partition=partition))
-        offsets = await self._deliver(changelog)
+            owned = self.owned[partition]
+            outputs += changes.outputs
+            changelog += [self._row(owned, key, value) for key, value in changes.records(partition)]
+            if not changes.is_one:
+                entries += [self._row(owned, key, value) for key, value in changes.entry(partition, owned.entries)]
+                owned.entries += 1
+        offsets = await self._deliver(entries)
+        offsets += (await self._deliver([*outputs, *changelog]))[len(outputs) :]
+        for one in changelog:
+            self._hold(one.key or b"", one.value)
+        changelog = [*entries, *changelog]
         while foreign := self._foreign(changelog, offsets):
             changelog = await self._overwrite(foreign)
             offsets = await self._deliver(changelog)
+        self.counts.outputs += len(outputs)
         self.counts.groups += 1
         for partition, now_ms in group.taken_ms.items():
             if partition in self.owned:
                 self.owned[partition].taken_ms = now_ms
+
+    def _row(self, owned: Owned, key: bytes, value: bytes | None) -> Routed:
+        """Route one record of the changelog, which says whose it is."""
+        return self._changelog_record(owned.partition, owned.epoch, key, value)
+
+    def _changelog_record(self, partition: int, epoch: int, key: bytes, value: bytes | None) -> Routed:
+        headers = epoch_headers(epoch)
+        return Routed(topic=self._changelog, key=key, value=value, partition=partition, headers=headers)
 
     def _hold(self, key: bytes, value: bytes | None) -> None:
         """Keep the rows as the changelog has them."""
@@ -569,24 +589,29 @@ class StageHost:
         return stretches
 
     async def _overwrite(self, stretches: Sequence[tuple[int, int, int]]) -> list[Routed]:
-        """Return our rows for all keys that a foreign writer touched."""
+        """Return our rows for all keys that a foreign writer touched; a foreign owner with a later claim ends us."""
         keys: dict[bytes, None] = {}
         for partition, start, end in stretches:
+            epoch = self.owned[partition].epoch
             with read_back(
                 self._settings.client, self._changelog, partition, self._settings.read_back_wait_ms
             ) as reader:
                 at = start
                 while at < end:
                     records, at = await asyncio.to_thread(reader.read, at, end, self._settings.group_limit)
-                    keys.update((record.key, None) for record in records if record.key is not None)
+                    for record in records:
+                        if epoch_of(record.headers) > epoch:
+                            end_hard(f"superseded stage={self.spec.name} partition={partition}")
+                        if epoch_of(record.headers) < epoch and record.key is not None:
+                            keys[record.key] = None
             log.error(
                 "changelog.foreign_rows stage=%s partition=%d start=%d end=%d", self.spec.name, partition, start, end
             )
         self.counts.foreign_rows += len(keys)
-        rows = sorted(keys, key=lambda key: b"/@" in key)  # cursors last
         return [
-            Routed(topic=self._changelog, key=key, value=self._table.get(key), partition=partition_of_key(key))
-            for key in rows
+            self._row(self.owned[partition_of_key(key)], key, self._table.get(key))
+            for key in keys
+            if not key.startswith(table_key(partition_of_key(key), ENTRY_MARK))
         ]
 
     async def settle(self) -> None:
@@ -621,28 +646,63 @@ class StageHost:
         restored = {}
         for partition in mine:
             place = (self._changelog, partition)
-            restored[partition] = await self._restore(partition, starts[place], ends[place], rebalance)
+            restored[partition] = Restored(partition)
+            await self._restore(restored[partition], starts[place], ends[place], rebalance)
         async with self._lock:
             await self.settle()
             self.owned.clear()
             self._table.clear()
             if rebalance != self._app.rebalancing_count:
                 return
+            owners = {}
             for partition, rows in restored.items():
-                view = View(partition, rows)
+                owner = await self._claim(rows, partition, ends[self._changelog, partition], rebalance)
+                if owner is None:
+                    return
+                owners[partition] = owner
+            for partition, rows in restored.items():
+                view = View(partition, rows.table)
                 for topic, name in self._inputs.items():
                     bounds = starts[topic, partition], ends[topic, partition]
                     view.cursors[name] = self._first_offset(view, name, partition, bounds)
-                self._table.update(rows)
+                self._table.update(rows.table)
+                epoch, next_offset = owners[partition]
                 self.owned[partition] = Owned(
                     partition=partition,
                     view=view,
                     stage=self.spec.make_stage(view.rows, partition),
-                    next_changelog_offset=ends[self._changelog, partition],
+                    epoch=epoch,
+                    next_changelog_offset=next_offset,
                     moved_at_s=dict.fromkeys(self.spec.inputs, now_s()),
                 )
             self._taken_in = rebalance
         log.info("host.took stage=%s partitions=%s rows=%d", self.spec.name, mine, len(self._table))
+
+    async def _claim(self, rows: Restored, partition: int, end: int, rebalance: int) -> tuple[int, int] | None:
+        """Say that we own a partition, and make good what the owner before left half done.
+
+        Return our epoch, and the next offset of the changelog; None when partitions begin to move again.
+        """
+        while True:
+            epoch = rows.epoch + 1
+            claimed = self._changelog_record(partition, epoch, claim(partition), b"")
+            [at] = await self._deliver([claimed])
+            await self._restore(rows, end, at, rebalance)
+            if rebalance != self._app.rebalancing_count:
+                return None
+            end = at + 1
+            if rows.epoch < epoch:  # nobody else claimed meanwhile
+                rows.take(claim(partition), b"", claimed.headers)
+                break
+        again = rows.again()
+        records = [self._changelog_record(partition, epoch, key, value) for key, value in again.records.items()]
+        offsets = await self._deliver([*again.outputs, *records])
+        if offsets:
+            log.info(
+                "host.made_good stage=%s partition=%d outputs=%d rows=%d",
+                self.spec.name, partition, len(again.outputs), len(records),
+            )  # fmt: skip
+        return epoch, max([end, *(offset + 1 for offset in offsets[len(again.outputs) :])])
 
     async def _ask(
         self, question: Callable[[Sequence[TopicPlace]], dict[TopicPlace, int]], places: Sequence[TopicPlace]
@@ -657,24 +717,22 @@ class StageHost:
                     raise
             await asyncio.sleep(BEAT_S)
 
-    async def _restore(self, partition: int, start: int, end: int, rebalance: int) -> dict[bytes, bytes]:
-        """Read the rows of one partition from its changelog, all of it, unless partitions begin to move again.
+    async def _restore(self, restored: Restored, start: int, end: int, rebalance: int) -> None:
+        """Read a stretch of the changelog of one partition, all of it, unless partitions begin to move again.
 
         Faust's own recovery is not asked: it reads 7,000 records a second, and where one rebalance follows closely on
         another it can wait for ever (`docs/decisions/0003-the-host-of-the-small-stages.md`).
         """
-        rows: dict[bytes, bytes] = {}
-        with read_back(self._settings.client, self._changelog, partition, self._settings.read_back_wait_ms) as reader:
+        if start >= end:
+            return
+        wait_ms = self._settings.read_back_wait_ms
+        with read_back(self._settings.client, self._changelog, restored.partition, wait_ms) as reader:
             at = start
             while at < end and rebalance == self._app.rebalancing_count:
                 records, at = await asyncio.to_thread(reader.read, at, end, RESTORED_AT_ONCE)
                 for record in records:
-                    assert record.key is not None, f"{self._changelog}[{partition}]@{record.offset}: no key"
-                    if record.value is None:
-                        rows.pop(record.key, None)
-                    else:
-                        rows[record.key] = record.value
-        return rows
+                    assert record.key is not None, f"{self._changelog}[{restored.partition}]@{record.offset}: no key"
+                    restored.take(record.key, record.value, record.headers)
 
     def _first_offset(self, view: View, topic: str, partition: int, bounds: tuple[int, int]) -> int:
         start, end = bounds

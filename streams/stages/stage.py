@@ -34,21 +34,15 @@ class Stage(Protocol[InT_contra, OutT]):
 
 
 class Overlay(MutableMapping[str, RowT], Generic[RowT]):
-    """A mapping in which writes wait: outputs are delivered first, then `writes` are made, then the cursor moves.
-
-    The order of assignments is kept, with every row that was assigned again in between: a stop between any two of them
-    leaves what a stop of the stage itself between the two would have left, and that is what a stage is written for.
+    """A mapping in which writes wait until the host has made them durable, all of them or none.
 
     >>> base = {"a": 1, "b": 2}
     >>> rows = Overlay(base)
     >>> rows["a"] = 5; del rows["b"]; rows["c"] = 7
     >>> sorted(rows.items()), base
     ([('a', 5), ('c', 7)], {'a': 1, 'b': 2})
-    >>> rows["a"] = 6
-    >>> rows.writes()
-    [('a', 5), ('b', None), ('c', 7), ('a', 6)]
     >>> rows.changes()
-    {'a': 6, 'b': None, 'c': 7}
+    {'a': 5, 'b': None, 'c': 7}
     >>> rows.settle(); len(rows.changes())
     0
     """
@@ -56,7 +50,6 @@ class Overlay(MutableMapping[str, RowT], Generic[RowT]):
     def __init__(self, base: Mapping[str, RowT]) -> None:
         self._base = base
         self._changes: dict[str, RowT | None] = {}
-        self._writes: list[tuple[str, RowT | None]] = []
 
     def __getitem__(self, key: str) -> RowT:
         if key in self._changes:
@@ -67,17 +60,11 @@ class Overlay(MutableMapping[str, RowT], Generic[RowT]):
         return self._base[key]
 
     def __setitem__(self, key: str, row: RowT) -> None:
-        self._assign(key, row)
+        self._changes[key] = row
 
     def __delitem__(self, key: str) -> None:
         self[key]
-        self._assign(key, None)
-
-    def _assign(self, key: str, row: RowT | None) -> None:
-        self._changes[key] = row
-        if self._writes and self._writes[-1][0] == key:
-            self._writes.pop()
-        self._writes.append((key, row))
+        self._changes[key] = None
 
     def __iter__(self) -> Iterator[str]:
         yield from (key for key in self._base if key not in self._changes)
@@ -90,11 +77,6 @@ class Overlay(MutableMapping[str, RowT], Generic[RowT]):
         """Return the last of what was assigned to each key since the last `settle`; None means deleted."""
         return dict(self._changes)
 
-    def writes(self) -> list[tuple[str, RowT | None]]:
-        """Return every assignment since the last `settle`, in order; None means deleted."""
-        return list(self._writes)
-
     def settle(self) -> None:
         """Forget the waiting writes: the base holds them now."""
         self._changes.clear()
-        self._writes.clear()

@@ -34,8 +34,10 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas.fields import MalformedRecordError
+from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings, Owned, StageHost
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
+from streams.runtime.write_ahead import Restored
 
 PARTITIONS = 4
 KEYS = 40
@@ -568,14 +570,14 @@ def judge_rows(world: World) -> dict[str, int]:
     last = Counter(event.key for event in world.sent.values())
     wrong = left = 0
     for spec in specs():
-        rows: dict[bytes, bytes] = {}
+        by_partition: dict[int, Restored] = {}
         for message in sorted(read_all(world.broker, host.changelog(spec.name)), key=lambda m: m.offset() or 0):
-            key, value = message.key(), message.value()
+            key, partition = message.key(), message.partition()
             assert key is not None
-            if value is None:
-                rows.pop(key, None)
-            else:
-                rows[key] = value
+            assert partition is not None
+            restored = by_partition.setdefault(partition, Restored(partition))
+            restored.take(key, message.value(), headers_of(message.headers()))
+        rows = {key: value for restored in by_partition.values() for key, value in restored.table.items()}
         for key, value in rows.items():
             name = key.decode().partition("/")[2]
             if name.startswith("t/"):

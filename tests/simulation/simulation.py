@@ -175,8 +175,6 @@ class Simulation:
         if stopped:
             host.stop()
             self._stopped.append(host)
-        else:
-            host.end()
         self._smalls[host.spec.name, host.partition] = self._new_small(host.spec.name, host.partition)
 
     def _strike(self) -> None:

@@ -1,8 +1,8 @@
 """How does the host of a small stage keep what it knows? Steps in the order of its protocol, each a place to stop.
 
-The same cursor and the same view of a table as in the real host, and the same order: outputs delivered, rows written,
-cursors written. What is ready while a group is on its way goes with the next group. `run` is a generator, as in
-`join_host`.
+The same cursor, the same view of a table, the same entries and claims as in the real host, and the same order: the
+entry; then outputs, rows and cursors, as they come. What is ready while a group is on its way goes with the next group.
+`run` is a generator, as in `join_host`.
 """
 
 import random
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from streams.runtime.cursor import Changes, View
+from streams.runtime.cursor import View
 from streams.runtime.stage_spec import Handed, Routed, StageSpec
+from streams.runtime.write_ahead import ENTRY_MARK, Changes, Restored, claim, epoch_headers, epoch_of, table_key
 from tests.simulation.join_host import Step
 from tests.simulation.logs import Topics
 
@@ -33,23 +34,18 @@ class Ledger:
     ----------
     consumed
         What the stage was told, in the order in which it became durable.
-    lost
-        Outputs of stages that ended before their rows were durable; some of them were delivered.
-    torn
-        How often a process ended among the rows of a step of time. A record is told again, but that hour is gone: what
-        was due happens at the next, and what waits from then on waits longer.
+    epoch
+        The highest claim.
     """
 
     consumed: list[Event] = field(default_factory=list)
-    lost: list[Routed] = field(default_factory=list)
-    torn: int = 0
+    epoch: int = 0
 
 
 @dataclass
 class _Group:
     """What waits for one commit."""
 
-    outputs: list[Routed] = field(default_factory=list)
     handed: list[Handed] = field(default_factory=list)
     changes: Changes = field(default_factory=Changes)
     events: list[Event] = field(default_factory=list)
@@ -73,25 +69,21 @@ class StageHost:
         self.ledger = ledger
         self.taken_ms = -1
         self.ended = False
-        self._silent = self._writing = False
+        self._silent = False
         self._topics = topics
         self._clock = clock
         self._rng = rng
         self._changelog = topics[f"{spec.name}-changelog", partition]
-        self._next_changelog_offset = self._changelog.end
-        self._table = self._changelog.table(self._changelog.end)
-        self._view = View(partition, self._table)
-        for topic in spec.inputs:
-            self._view.cursors.setdefault(topic, 0)
-        self.stage = spec.make_stage(self._view.rows, partition)
         self._group = _Group()
         self._flying = _Group()
         self._committing = self._commit()
         self._due: deque[tuple[int, dict[str, int]]] = deque()
         self._seen_ms = -1
+        self._entries = 0
 
     def run(self) -> Iterator[Step]:
-        """Work until dropped."""
+        """Take the partition, then work until dropped."""
+        yield from self._take()
         while True:
             left = [topic for topic in self.spec.inputs if self._end(topic) > self._view.cursors[topic]]
             chance = self._rng.random()
@@ -106,20 +98,56 @@ class StageHost:
             else:
                 yield next(self._committing)
 
-    def end(self) -> None:
-        """Note what ends with this process, or with its being stopped."""
-        self.ledger.lost += [*self._flying.outputs, *self._group.outputs]
-        self.ledger.torn += self._writing and any(event.topic == "advance" for event in self._flying.events)
-
     def stop(self) -> None:
         """Stop the process for so long that another owns its partition; what it has sent is still on its way."""
-        self.end()
         self._silent = True
         self.ended = not self._flying.events
 
     def drag(self) -> None:
         """Let one more record of a stopped process arrive; before it sends anything else, it ends itself."""
         next(self._committing)
+
+    # ---- taking
+
+    def _take(self) -> Iterator[Step]:
+        restored = Restored(self.partition)
+        end = self._read_changelog(restored, 0)
+        yield Step.WORKED
+        while True:
+            self._epoch = restored.epoch + 1
+            headers = epoch_headers(self._epoch)
+            at = self._changelog.append(claim(self.partition), b"", headers)
+            self.ledger.epoch = max(self.ledger.epoch, self._epoch)
+            yield Step.WORKED
+            for entry in self._changelog.read(end, at):
+                restored.take(entry.key or b"", entry.value, entry.headers)
+            end = at + 1
+            if restored.epoch < self._epoch:
+                restored.take(claim(self.partition), b"", headers)
+                break
+        self._table = restored.table
+        self._next_changelog_offset = end
+        again = restored.again()
+        for one in again.outputs:
+            self._send(one)
+            yield Step.WORKED
+        for key, value in again.records.items():
+            self._next_changelog_offset = self._changelog.append(key, value, headers) + 1
+            yield Step.WORKED
+        self._view = View(self.partition, self._table)
+        for topic in self.spec.inputs:
+            self._view.cursors.setdefault(topic, 0)
+        self.stage = self.spec.make_stage(self._view.rows, self.partition)
+
+    def _read_changelog(self, restored: Restored, start: int) -> int:
+        end = self._changelog.end
+        for entry in self._changelog.read(start, end):
+            restored.take(entry.key or b"", entry.value, entry.headers)
+        return end
+
+    def _send(self, one: Routed) -> None:
+        assert one.partition is not None, f"{one.topic}: each record past the join says where it goes"
+        self._topics[one.topic, one.partition].append(one.key, one.value, one.headers)
 
     # ---- what the stage is told
 
@@ -166,7 +194,7 @@ class StageHost:
             if isinstance(routed, Handed):
                 self._group.handed.append(routed)
             else:
-                self._group.outputs += [routed] if isinstance(routed, Routed) else routed
+                self._group.changes.outputs += [routed] if isinstance(routed, Routed) else routed
         self._group.events += events
         if self.stage.settled:
             self._view.settle(self._group.changes)
@@ -185,40 +213,60 @@ class StageHost:
             self._flying = _Group()
 
     def _make_durable(self, group: _Group) -> Iterator[Step]:
-        for one in group.outputs:
-            assert one.partition is not None, f"{one.topic}: each record past the join says where it goes"
-            self._topics[one.topic, one.partition].append(one.key, one.value, one.headers)
+        headers = epoch_headers(self._epoch)
+        changes = group.changes
+        entry = [] if changes.is_one else changes.entry(self.partition, self._entries)
+        self._entries += bool(entry)
+        written = []
+        for key, value in entry:
+            written.append((key, self._changelog.append(key, value, headers)))
+            if (key, value) == entry[-1]:
+                self._note(group)
             yield Step.WORKED
         yield from self._end_if_silent()
-        yield from self._write(group)
+        records, outputs = deque(changes.records(self.partition)), deque(changes.outputs)
+        if not entry and not records:
+            self._note(group)
+        while records or outputs:
+            if outputs and (not records or self._rng.random() < 0.5):
+                self._send(outputs.popleft())
+            else:
+                row, content = records.popleft()
+                self._hold(row, content)
+                written.append((row, self._changelog.append(row, content, headers)))
+                if not entry and not records:
+                    self._note(group)
+            yield Step.WORKED
+        yield from self._overwrite(written)
+        yield from self._end_if_silent()
         for handed in group.handed:
             handed.do()
             yield Step.WORKED
 
-    def _write(self, group: _Group) -> Iterator[Step]:
-        """Write rows, then cursors; and again what somebody else wrote between them, who no longer owns them."""
-        records = list(group.changes.records(self.partition))
-        self._note(group)
-        self._writing = True
-        while records:
-            yield from self._end_if_silent()
+    def _hold(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._table.pop(key, None)
+        else:
+            self._table[key] = value
+
+    def _overwrite(self, written: list[tuple[bytes, int]]) -> Iterator[Step]:
+        """Write again what somebody else wrote between our records, who no longer owns them."""
+        while written:
             foreign: set[bytes] = set()
-            for key, value in records:
-                if value is None:
-                    self._table.pop(key, None)
-                else:
-                    self._table[key] = value
-                offset = self._changelog.append(key, value)
+            for _, offset in written:
                 between = self._changelog.read(self._next_changelog_offset, offset)
-                foreign |= {entry.key for entry in between if entry.key is not None}
+                foreign |= {one.key for one in between if one.key is not None and epoch_of(one.headers) < self._epoch}
                 self._next_changelog_offset = offset + 1
-                yield Step.WORKED
-            records = [(key, self._table.get(key)) for key in sorted(foreign, key=lambda key: b"/@" in key)]
-        self._writing = False
+            yield from self._end_if_silent()
+            written = []
+            for key in sorted(foreign):
+                if not key.startswith(table_key(self.partition, ENTRY_MARK)):
+                    written.append((key, self._changelog.append(key, self._table.get(key), epoch_headers(self._epoch))))
+                    yield Step.WORKED
 
     def _note(self, group: _Group) -> None:
-        """Note what begins to be durable; where that is cut short, the stage is told the same again, as a repeat."""
-        if not self._silent:
+        """Note what is durable now; what comes behind a higher claim counts for nothing."""
+        if self._epoch == self.ledger.epoch:
             self.ledger.consumed += group.events
 
     def _end_if_silent(self) -> Iterator[Step]:
