@@ -77,29 +77,28 @@ class Doubts:
         doubts = []
         if self.late:
             doubts.append(
-                f"{self.late:,} rows are older than what has been counted already: they count late, in the first open "
-                "tick instead of in their own"
+                f"rows older than what has been counted already: {self.late:,}; they count late, in the first open tick "
+                "instead of in their own (--start-now --speed 1 sends a file as if it happened from now on)"
             )
         if self.overdue:
             doubts.append(
-                f"{self.overdue:,} outputs are older than labels are awaited (the oldest is of "
-                f"{at(self.overdue_from_ms)}): they expire without a label at once, or as soon as the clock moves on; "
-                "--end-now moves all times"
+                f"outputs older than labels are awaited, the oldest of {at(self.overdue_from_ms)}: {self.overdue:,}; they "
+                "expire without a label at once, or as soon as the clock moves on (--end-now moves all times)"
             )
         if self.future:
             doubts.append(
-                f"{self.future:,} rows are more than {lasting(self.future_skew_ms)} in the future: the join refuses "
-                "them, `tocsin dead-letters list` will show them"
+                f"rows more than {lasting(self.future_skew_ms)} in the future: {self.future:,}; the join refuses them, "
+                "`tocsin dead-letters list` will show them"
             )
         doubts += [
-            f"{count:,} rows are of {plain(name)}, which the settings do not list: they are joined and counted, nothing "
-            f'rings for them; add [models."{plain(name)}"] to the file of --config'
+            f"rows of {plain(name)}, which the settings do not list: {count:,}; they are joined and counted, and nothing "
+            f'rings for them (add [models."{plain(name)}"] to the file of --config)'
             for name, count in self.unlisted.most_common(MOST_MODELS)
         ]
         if len(self.unlisted) > MOST_MODELS:
-            doubts.append(f"and {len(self.unlisted) - MOST_MODELS:,} more models are not listed")
+            doubts.append(f"models that the settings do not list either: {len(self.unlisted) - MOST_MODELS:,} more")
         doubts += [
-            f"{count:,} outputs of {plain(model)} lack the feature {name}, which the settings require"
+            f"outputs of {plain(model)} without the feature {name}, which the settings require: {count:,}"
             for (model, name), count in self.lacking.most_common()
         ]
         return doubts

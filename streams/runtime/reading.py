@@ -20,6 +20,8 @@ from streams.runtime.terminal import CommandError, Exit, at, lasting
 POLL_S = 0.2
 MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 """What brokers answer for a moment when a topic was just made, or a leader just elected."""
+FETCH_WAIT_MS = 10
+"""How long a broker holds back an answer. What is read is there already: any wait is the next read's, on the same wire."""
 CHUNK = 1_000
 """Messages taken from the client at once."""
 CLOCK_LOOKS = 3
@@ -51,7 +53,7 @@ class Reader:
             "reader",
             f"{settings.topic_prefix}tocsin-reader",  # the client wants one; nothing joins or commits
             None,
-            **{"auto.offset.reset": "earliest", "enable.partition.eof": "true"},
+            **{"auto.offset.reset": "earliest", "enable.partition.eof": "true", "fetch.wait.max.ms": FETCH_WAIT_MS},
         )
 
     def __enter__(self) -> Self:

@@ -32,6 +32,7 @@ from streams.runtime.reading import Reader, told_time
 from streams.runtime.refusals import refusal
 from streams.runtime.terminal import Exit, at, columns, complain, lasting, say, say_json
 from streams.runtime.topics import INCIDENTS, NOTIFICATIONS, RECEIPTS, partition_of
+from streams.stages.wording import number
 
 WAIT_S = 10.0
 MOST_NAMED = 5
@@ -165,7 +166,7 @@ def _list(arguments: argparse.Namespace, incidents: list[Incident], silence: str
         and one.severity <= (arguments.severity or one.severity)
     ]
     if silence:
-        complain(f"this is what was known then: {silence}")
+        complain(f"{silence}; until then this list stays as it is")
     if arguments.json:
         for one in chosen:
             say_json(one)
@@ -212,13 +213,15 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
     say(f"affected      from {at(incident.impact_started_at_ms)} to {at(ended_ms) if ended_ms else 'now'}")
     say(f"detected      {at(incident.detected_at_ms)}" + _after(incident.detected_at_ms, incident.impact_started_at_ms))
     say(f"opened        {at(incident.opened_at_ms)}")
-    say(
-        f"acknowledged  {at(incident.acknowledged_at_ms)} by {_acked_by(incident)}"
-        + _after(incident.acknowledged_at_ms, incident.episode_at_ms)
-    )
+    acked_ms = incident.acknowledged_at_ms
+    acked = f"{at(acked_ms)} by {_acked_by(incident)}" + _after(acked_ms, incident.episode_at_ms)
+    say(f"acknowledged  {'-' if acked_ms is None else acked}")
     say(
         f"contained     {at(incident.contained_at_ms)} {incident.containment.kind} {plain(incident.containment.text)}".rstrip()
     )
+    saved = incident.containment
+    if saved.snapshot or saved.waived:
+        say(f"evidence      {plain(saved.snapshot) or 'none: ' + plain(saved.waived)}")
     say(f"resolved      {at(incident.resolved_at_ms)} {incident.resolution}".rstrip())
     say(f"phase         {incident.phase}" + (f", due {at(incident.due_at_ms)}" if incident.due_at_ms else ""))
     say()
@@ -227,8 +230,8 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
             finding.state,
             finding.kind,
             finding.lane,
-            f"{finding.observed:.4g}",
-            f"{finding.expected:.4g}",
+            number(finding.observed),
+            number(finding.expected),
             finding.unit,
             str(finding.n),
             at(finding.onset_from_at_ms),
@@ -287,7 +290,8 @@ def _line(record: Incident | Notification | Receipt) -> str:
         case Incident():
             by = f" by {record.actor.id}" if record.actor is not None else ""
             note = f": {record.note}" if record.note else ""
-            return plain(f"{record.reason}{by}{note}  [{record.severity.display} {record.status} #{record.seq}]")
+            what = f"refused, {record.reason}" if record.reason.refuses else record.reason
+            return plain(f"{what}{by}{note}  [{record.severity.display} {record.status} #{record.seq}]")
         case Notification():
             return plain(f"{record.mode} to {record.target} by {record.channel}: {record.reason}")
         case Receipt():

@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         say(f"sent {sent.outputs:,} outputs and {sent.labels:,} labels in {sent.messages:,} messages")
     if sent.refused:
-        complain(f"{sent.refused:,} rows are no outputs or labels, and were left out")
+        complain(f"rows that are no outputs or labels, and were left out: {sent.refused:,}")
     return Exit.DATA if sent.refused else Exit.DONE
 
 

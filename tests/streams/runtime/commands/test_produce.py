@@ -139,7 +139,7 @@ def test_what_cannot_be_read_is_named_with_its_line_and_the_rest_is_sent(tocsin:
         "rows.ndjson:901: output.prediction: expected a value (the field is required), got nothing",
         "rows.ndjson:1001: row: expected a JSON object on one line",
         "rows.ndjson:1101: output: expected at most 800000 bytes of JSON",
-        "6 rows are no outputs or labels",
+        "rows that are no outputs or labels, and were left out: 6",
     ):
         assert said in err
 
@@ -182,7 +182,13 @@ def test_rows_that_will_disappoint_are_sent_and_said_once_each(
         "lacking": 1,
     }
     assert [line.partition(":")[0] for line in err.splitlines()] == ["beware"] * 5
-    for said in ("expire without a label", "first open tick", "dead-letters", '[models."n"]', "lack the feature age"):
+    for said in (
+        "expire without a label",
+        "first open tick",
+        "dead-letters",
+        '[models."n"]',
+        "without the feature age",
+    ):
         assert said in err
 
 
