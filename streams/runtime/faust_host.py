@@ -13,7 +13,6 @@ within its bound, ends the process at once, acking nothing; what it left is read
 import asyncio
 import logging
 import os
-import signal
 import ssl
 import tempfile
 import time
@@ -947,16 +946,3 @@ def credentials(security: Mapping[str, str]) -> Any:  # noqa: ANN401 -- Faust's 
         mechanism=security.get("sasl.mechanism", "PLAIN"),
         ssl_context=context,
     )
-
-
-def run_worker(settings: HostSettings, specs: Sequence[AnySpec]) -> None:
-    """Run stages in this process until SIGTERM or SIGINT."""
-
-    async def serve() -> None:
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        await FaustHost(settings, specs).serve(stopping)
-
-    asyncio.run(serve())
