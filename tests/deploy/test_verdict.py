@@ -79,7 +79,7 @@ def test_with_what_is_not(): pass
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  kafka\n  program\n")
     (tmp_path / "conftest.py").write_text((Path(__file__).parents[1] / "conftest.py").read_text())
     report = tmp_path / "junit.xml"
-    command = [sys.executable, "-Im", "pytest", "-rs", tmp_path, f"--junitxml={report}", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-Im", "pytest", "-rs", str(tmp_path), f"--junitxml={report}", "-p", "no:cacheprovider"]
     ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
     assert "no no-such-program on this machine: `apt-get install no-such-program` brings it" in ran.stdout
     answer = subprocess.run([sys.executable, VERDICT, report], check=False, capture_output=True, text=True)
