@@ -14,13 +14,18 @@ import unicodedata
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:tocsin")
 """Under which all of our UUIDs stand: `3c3bf495-7d9f-5d0f-aa64-4399988d5953`."""
 
+TIMES_KEPT = 4_096
+"""Times whose text is remembered: each transition of an incident writes those of all transitions before it again."""
 
+
+@lru_cache(TIMES_KEPT)
 def rfc3339(at_ms: int) -> str:
     """Write a time the one way in which ids know it: UTC, with milliseconds.
 

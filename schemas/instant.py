@@ -5,12 +5,13 @@ notifications and receipts it is a text of RFC 3339 in UTC, under the same name 
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
 from schemas.fields import REFUSALS, MalformedRecordError, Record, malformed
-from schemas.ids import rfc3339
+from schemas.ids import TIMES_KEPT, rfc3339
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MS = 253_402_300_799_999
@@ -26,6 +27,7 @@ else:
         __slots__ = ()
 
 
+@lru_cache(TIMES_KEPT)
 def instant(text: str) -> Instant:
     """Read a text of RFC 3339; a time without its zone is refused, since it says nothing.
 
@@ -88,7 +90,7 @@ class Timed(Record, frozen=True, kw_only=True):
     _timed_fields: ClassVar[dict[type, tuple[str, ...]]] = {}
 
     def __post_init__(self) -> None:
-        for name in _instants_of(type(self)):
+        for name in Timed._timed_fields.get(type(self)) or _instants_of(type(self)):
             value = getattr(self, name)
             if type(value) is int:
                 msgspec.structs.force_setattr(self, name, Instant(value))

@@ -9,6 +9,9 @@ from schemas.instant import Instant
 
 RowT = TypeVar("RowT", bound=msgspec.Struct)
 
+ROWS_READ = 1_000
+"""Rows of one kind that are held as they were read: an incident is looked at several times for each finding."""
+
 
 def _kept(value: object) -> int:
     """Keep instants as the integers that they are."""
@@ -42,14 +45,25 @@ class Rows(Generic[RowT]):
         self._base = base
         self._prefix = prefix
         self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=_found)
+        self._read: dict[str, tuple[bytes, RowT]] = {}
 
     def get(self, key: str) -> RowT | None:
         """Return the row, None where there is none."""
         value = self._base.get(self._prefix + key)
-        return None if value is None else self._decoder.decode(value)
+        return None if value is None else self._decoded(key, value)
 
     def __getitem__(self, key: str) -> RowT:
-        return self._decoder.decode(self._base[self._prefix + key])
+        return self._decoded(key, self._base[self._prefix + key])
+
+    def _decoded(self, key: str, value: bytes) -> RowT:
+        known = self._read.get(key)
+        if known is not None and known[0] is value:
+            return known[1]
+        if len(self._read) >= ROWS_READ:
+            self._read.clear()
+        row = self._decoder.decode(value)
+        self._read[key] = value, row
+        return row
 
     def __setitem__(self, key: str, row: RowT) -> None:
         self._base[self._prefix + key] = _ENCODER.encode(row)
