@@ -4,7 +4,7 @@ A producer with another partitioner is no error that anybody sees: its labels ju
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,13 +36,12 @@ class Sample:
 
 
 def sample(reader: Reader, models: Mapping[str, Model], topic: str) -> Sample:
-    """Look at the newest rows of `model-outputs` or `labels`."""
+    """Look at the newest rows of `model-outputs` or `labels`; of a message of many, at some."""
     count = reader.partitions(topic)
     edge = OutputEdge({}, count) if topic == OutputEdge.topic else LabelEdge({}, count)
     found = Sample()
-    for partition in range(count):
-        messages = _messages(partition, list(reader.all(topic, [partition], last=MESSAGES)))
-        decoded: Decoded[OutputBatch] | Decoded[LabelBatch] = edge.decode(messages)
+    for read in reader.all(topic, last=MESSAGES):
+        decoded: Decoded[OutputBatch] | Decoded[LabelBatch] = edge.decode(_one(read))
         found.rows += decoded.sampled
         found.misplaced += decoded.mismatched
         of = decoded.batch.model
@@ -51,13 +50,13 @@ def sample(reader: Reader, models: Mapping[str, Model], topic: str) -> Sample:
     return found
 
 
-def _messages(partition: int, read: Sequence[Read]) -> Messages:
+def _one(read: Read) -> Messages:
     return Messages(
-        partition=partition,
-        start=read[0].offset if read else 0,
-        end=read[-1].offset + 1 if read else 0,
-        offset=[one.offset for one in read],
-        broker_ms=[one.broker_ms for one in read],
-        key=[one.key for one in read],
-        value=[one.value for one in read],
+        partition=read.partition,
+        start=read.offset,
+        end=read.offset + 1,
+        offset=[read.offset],
+        broker_ms=[read.broker_ms],
+        key=[read.key],
+        value=[read.value],
     )

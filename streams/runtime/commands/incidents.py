@@ -229,6 +229,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
         (
             finding.state,
             finding.kind,
+            finding.detector,
             finding.lane,
             number(finding.observed),
             number(finding.expected),
@@ -239,7 +240,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
         for finding in incident.findings
     ]
     if rows:
-        head = ("finding", "kind", "lane", "observed", "expected", "unit", "n", "began")
+        head = ("finding", "kind", "detector", "lane", "observed", "expected", "unit", "n", "began")
         say("\n".join(columns(head, [tuple(map(plain, row)) for row in rows])))
         if incident.findings_total > len(rows):
             say(f"the latest {len(rows)} of {incident.findings_total}")

@@ -116,6 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with Progress("sending", total, "rows") as progress:
             _send(arguments, settings.kafka, records, sent, progress)
+    except KeyboardInterrupt:
+        complain(f"sent until then: {sent.outputs:,} outputs and {sent.labels:,} labels")
+        raise
     finally:
         for said in sent.named:
             complain(plain(f"{arguments.file.name}:{said}"))

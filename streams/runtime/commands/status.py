@@ -134,7 +134,7 @@ def _detected(reader: Reader) -> dict[int, int]:
         except MalformedRecordError:  # a finding
             continue
         through[read.partition] = max(through.get(read.partition, 0), mark.through_ms)
-    return through
+    return dict(sorted(through.items()))
 
 
 def _misplaced(topic: str, found: Sample) -> str:
@@ -174,7 +174,7 @@ def _tell(status: Status, settings: Settings) -> None:
     say(f"brokers        {kafka.broker}, topics {kafka.topic_prefix or '(no prefix)'}")
     told_ms = status.clock_ms
     stands = "" if status.clock_moves else ", and stands"
-    say(f"clock          {'nobody writes it' if told_ms is None else at(told_ms) + stands}")
+    say(f"clock          {'nobody writes it' if told_ms is None else at(told_ms) + ' UTC' + stands}")
     now_ms = told_ms if told_ms is not None and status.clock_moves else wall_ms()
     for what, through in (("joined", status.joined_through_ms), ("detected", status.detected_through_ms)):
         rows = [(f"  {partition}", at(ms), lasting(max(0, now_ms - ms))) for partition, ms in through.items()]

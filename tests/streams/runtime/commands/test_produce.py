@@ -192,6 +192,21 @@ def test_rows_that_will_disappoint_are_sent_and_said_once_each(
         assert said in err
 
 
+def test_who_interrupts_it_is_told_what_was_sent_until_then(
+    tocsin: Tocsin, file: Path, broker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    for topic in ("model-outputs", "labels"):
+        AdminClient({"bootstrap.servers": broker}).list_topics("interrupted." + topic, timeout=10)
+    monkeypatch.setattr("streams.runtime.commands.produce.time.sleep", interrupt)
+    status, out, err = tocsin("produce", str(file), "--rate", "0.001", "--topic-prefix", "interrupted.")
+    assert (status, out) == (Exit.INTERRUPTED, "")
+    assert "sent until then: 1 outputs and 0 labels" in err
+    assert len(written(broker, "interrupted.model-outputs")) == 1
+
+
 def test_topics_that_are_not_there_are_to_be_made_first(tocsin: Tocsin, file: Path) -> None:
     status, out, err = tocsin("produce", str(file), "--topic-prefix", "not-there.")
     assert (status, out) == (Exit.NOT_SO, "")

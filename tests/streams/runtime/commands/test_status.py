@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka import murmur2
 from confluent_kafka.admin import AdminClient
 
 from schemas.clock import Clock
@@ -108,14 +109,20 @@ def test_rows_where_the_join_does_not_look_for_them_are_not_so_with_the_remedy(t
         label = {"prediction_id": name, "model": "m\x1b[31m", "labelled_at_ms": 1, "label": 1}
         put("labels", name.encode(), json.dumps(label).encode(), zlib.crc32(name.encode()) % 4)  # librdkafka's own
     put("labels", b"p", b"no JSON", 0)
+    ids = [f"m{number}" for number in range(500)]
+    right = [one for one in ids if murmur2(one.encode(), 4) == 1]
+    columns = {"prediction_id": right, "model": ["m"] * len(right), "label": [1] * len(right)}
+    columns["labelled_at_ms"] = [1] * len(right)
+    put("labels", right[0].encode(), json.dumps({"rows": len(right), "columns": columns}).encode(), 1)
     status, out, _ = tocsin("status", "--json")
     found = json.loads(out)
     assert status == Exit.NOT_SO
-    assert found["sampled_rows"] == {"model-outputs": 0, "labels": 99}, "the newest of each partition that are rows"
-    assert found["misplaced_rows"]["labels"] > 50
+    looked_at = {"model-outputs": 0, "labels": 98 + len(right[:: max(1, len(right) // 100)])}
+    assert found["sampled_rows"] == looked_at, "of each partition the newest messages that are rows"
+    assert found["misplaced_rows"]["labels"] > 50, "many rows of a good producer hide no bad one"
     (fault,) = found["faults"]
     assert "partitioner=murmur2_random" in fault
-    assert found["unlisted_rows"] == {"m\x1b[31m": 99}
+    assert found["unlisted_rows"] == {"m\x1b[31m": 98, "m": len(right)}
     shown = tocsin("status")[1]
     assert "\x1b" not in shown
     assert "models that the settings do not list" in shown
