@@ -12,7 +12,15 @@ from typing import Literal
 from config.fault import Fault, SettingsError
 from config.lines import SettingPath, lines_of
 from config.reader import Branch, Given, Table, duration_text, layered
-from config.settings import DetectSettings, JoinSettings, KafkaSettings, SecuritySettings, Settings, WorkerSettings
+from config.settings import (
+    HOST,
+    DetectSettings,
+    JoinSettings,
+    KafkaSettings,
+    SecuritySettings,
+    Settings,
+    WorkerSettings,
+)
 from config.typed import names_of, placed, typed, within
 from detectors.budget import BudgetError
 from schemas.model import Model
@@ -288,7 +296,10 @@ def _join(table: Table) -> JoinSettings:
 def _worker(table: Table) -> WorkerSettings:
     worker = WorkerSettings(
         instance=table.text(
-            "instance", "letters, digits, dots, dashes and underscores", "pod-0", pattern=r"[A-Za-z0-9._-]{0,64}"
+            "instance",
+            f"letters, digits, dots, dashes, underscores and {HOST}",
+            "pod-0",
+            pattern=rf"([A-Za-z0-9._-]|{re.escape(HOST)}){{0,64}}",
         ),
         session_timeout_ms=table.duration("session_timeout", 6 * _S, 30 * _MIN),
         heartbeat_ms=table.duration("heartbeat", 100, _MIN),

@@ -11,6 +11,9 @@ from detectors.budget import Budget
 from schemas.model import Model
 from schemas.response import Response
 
+HOST = "{host}"
+"""What stands for the machine's name in `worker.instance`."""
+
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
@@ -155,8 +158,8 @@ class WorkerSettings:
     Parameters
     ----------
     instance
-        Static membership: the worker that comes back under this name within the session keeps its partitions. Empty
-        for workers that come and go.
+        Static membership: the worker that comes back under this name within the session keeps its partitions. `{host}`
+        stands for the machine's name. Empty for workers that come and go.
     session_timeout_ms, heartbeat_ms
         After how long a silent worker's partitions are given away, and how often it says that it lives.
     clock_every_ms

@@ -482,7 +482,7 @@ class HotPath:
         """Go on from the state that counts."""
         settings, began_s = self.settings, time.monotonic()
         kept: Kept = one.claim.kept()
-        one.files = segment_files(settings.folder, one.partition, one.claim.epoch)
+        one.files = segment_files(settings.folder, one.partition, one.claim.epoch, one.claim.owner)
         partitions = self._kafka.input_partitions
         journal = Journal(one.claim.epoch, one.files)
         if kept.manifest is None:

@@ -5,13 +5,19 @@ does not fit, is a missing run: its rows are in the changelog, from which every 
 
 A disk that takes no more does not lose rows: such a run stays in memory, and `refusing` tells the host to read nothing
 further until `try_again` succeeds.
+
+Processes may share a folder, also those of other deployments: each owner of a partition has a folder of its own below it,
+under a name that no other has, and holds a lock on it while it lives. Only what nobody holds is removed.
 """
 
+import fcntl
 import mmap
 import os
+import re
 import shutil
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from schemas.fields import MalformedRecordError
@@ -19,6 +25,7 @@ from schemas.fields import MalformedRecordError
 _HEAD = struct.Struct("<8sQII")  # what it is, length, CRC-32, nothing: 24 bytes, so that columns stay aligned
 _MARK = b"tocsin 1"
 _PROBE = ".probe"
+_OWNER = re.compile(r"\d+-\d+")
 
 
 class SegmentFiles:
@@ -40,12 +47,26 @@ class SegmentFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._kept: dict[str, bytes] = {}
+        self._lock: int | None = None
         self.refusing = False
         """Whether the disk took no more."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._make()
         except OSError:
             self.refusing = True
+
+    def _make(self) -> None:
+        """Make the folder, and hold it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._release()
+        self._lock = os.open(self._folder, os.O_RDONLY)
+        with suppress(OSError):  # where no locks are, or somebody removes it just now: the next write will tell
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _path(self, name: str) -> Path:
         assert "/" not in name, name
@@ -100,7 +121,7 @@ class SegmentFiles:
         """Try whether the disk takes a write again; return whether it does."""
         probe = self._folder / _PROBE
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make()
             with probe.open("wb") as file:
                 file.write(bytes(4096))
                 file.flush()
@@ -115,17 +136,34 @@ class SegmentFiles:
         """Remove the folder: an owner that comes later restores from the changelog."""
         self._kept.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._release()
 
 
-def segment_files(folder: Path, partition: int, epoch: int) -> SegmentFiles:
-    """Return an owner's empty store, and remove what owners before it left.
+def segment_files(folder: Path, partition: int, epoch: int, owner: int) -> SegmentFiles:
+    """Return an owner's empty store, and remove what owners that live no more have left of this partition.
 
-    An owner that was fenced and lives on, on this machine, finds its folder gone at its next run: then the disk refuses,
-    it reads no more, and ends at its next checkpoint.
+    Parameters
+    ----------
+    epoch, owner
+        Those of its claim: together they name one owner among all.
     """
     own = folder / str(partition)
     if own.is_dir():
         for left in own.iterdir():
-            if left.name.isdigit() and int(left.name) <= epoch:
-                shutil.rmtree(left, ignore_errors=True)
-    return SegmentFiles(own / str(epoch))
+            if _OWNER.fullmatch(left.name):
+                _remove_if_nobody_holds(left)
+    return SegmentFiles(own / f"{epoch}-{owner}")
+
+
+def _remove_if_nobody_holds(folder: Path) -> None:
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except OSError:
+        pass  # its owner lives, and will remove it; or this disk has no locks, and nobody knows
+    finally:
+        os.close(lock)

@@ -6,12 +6,13 @@ own, named after it: so its state stays the same whichever stages share a proces
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from config.settings import Settings
+from config.settings import HOST, Settings, WorkerSettings
 from detectors.table import NEEDS
 from schemas.receipt import Receipt
 from streams.runtime import specs
@@ -45,6 +46,12 @@ def join_settings(settings: Settings) -> JoinSettings:
     )
 
 
+def instance_id(worker: WorkerSettings, stage: str) -> str | None:
+    """Return under which name a worker's stage belongs to its group; None for one that comes and goes."""
+    name = worker.instance.replace(HOST, socket.gethostname())
+    return f"{name}-{stage}" if name else None
+
+
 def host_settings(settings: Settings, stage: str, *, writes_clock: bool) -> HostSettings:
     """Return what the host of one small stage is told."""
     kafka, worker = settings.kafka, settings.worker
@@ -54,7 +61,7 @@ def host_settings(settings: Settings, stage: str, *, writes_clock: bool) -> Host
         security=kafka.security.client(),
         topic_prefix=kafka.topic_prefix,
         partitions=kafka.output_partitions,
-        instance_id=f"{worker.instance}-{stage}" if worker.instance else None,
+        instance_id=instance_id(worker, stage),
         session_timeout_ms=worker.session_timeout_ms,
         heartbeat_ms=worker.heartbeat_ms,
         writes_clock=writes_clock,
@@ -77,7 +84,7 @@ def hot_path_settings(settings: Settings, *, clock: Literal["wall", "topic"]) ->
         join=join_settings(settings),
         models=settings.models,
         app_id="tocsin-join",
-        instance_id=f"{worker.instance}-join" if worker.instance else None,
+        instance_id=instance_id(worker, "join"),
         session_timeout_ms=worker.session_timeout_ms,
         heartbeat_ms=worker.heartbeat_ms,
         folder=Path(settings.join.folder),

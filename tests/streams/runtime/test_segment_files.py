@@ -1,5 +1,7 @@
 """What a file gives back is what was put there, or nothing."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,15 +65,50 @@ def test_a_disk_that_takes_nothing_loses_nothing(tmp_path: Path) -> None:
     assert (folder / "8.run").exists()
 
 
-def test_an_owner_begins_empty_and_removes_what_owners_before_it_left(tmp_path: Path) -> None:
-    before = segment_files(tmp_path, 3, 1)
-    before.put("7", b"old")
-    other = segment_files(tmp_path, 2, 1)
-    other.put("7", b"another partition's")
-    now = segment_files(tmp_path, 3, 2)
-    now.put("7", b"new")
-    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*")) == ["2/1", "3/2"]
-    before.put("8", b"of a zombie")
-    assert before.refusing, "its folder is gone: it reads no more"
+def owned(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*"))
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from streams.runtime.segment_files import segment_files
+files = segment_files(Path(sys.argv[1]), 3, 1, 77)
+files.put("7", b"another process's")
+print("holds", flush=True)
+sys.stdin.read()
+files.put("8", b"still its own")
+print(files.refusing, flush=True)
+sys.stdin.close()
+time.sleep(3600)
+"""
+
+
+def test_no_process_writes_or_removes_what_another_holds_and_what_nobody_holds_goes(tmp_path: Path) -> None:
+    #  other  holds 3/1-77 -------------------killed
+    #  we             take 3 again: 3/2-78    take 3 again: 3/3-79, and 3/1-77 is gone
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holds\n"
+        segment_files(tmp_path, 2, 1, 77).put("7", b"another partition's")
+        now = segment_files(tmp_path, 3, 1, 78)
+        now.put("7", b"of the same epoch, by another deployment")
+        assert owned(tmp_path) == ["2/1-77", "3/1-77", "3/1-78"]
+        other.stdin.close()
+        assert other.stdout.readline() == "False\n", "it writes on"
+        assert bytes(now.open("7")) == b"of the same epoch, by another deployment"
+        other.kill()
+    then = segment_files(tmp_path, 3, 3, 79)
+    assert owned(tmp_path) == ["2/1-77", "3/1-78", "3/3-79"], "what the killed one held is gone, what we hold is not"
     now.close()
-    assert not (tmp_path / "3" / "2").exists()
+    then.close()
+    assert owned(tmp_path) == ["2/1-77"]
+
+
+def test_what_was_not_written_by_an_owner_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "3" / "notes").mkdir(parents=True)
+    segment_files(tmp_path, 3, 1, 77).close()
+    assert owned(tmp_path) == ["3/notes"]
