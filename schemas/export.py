@@ -8,7 +8,7 @@ import msgspec
 from schemas.baseline import BaselineHeader
 from schemas.clock import Clock
 from schemas.closed import Closed
-from schemas.dead_letter import DeadLetter
+from schemas.dead_letter import DeadLetter, SentAgain
 from schemas.deployment import Deployment
 from schemas.fields import Record
 from schemas.finding import Finding
@@ -37,6 +37,7 @@ RECORDS: Mapping[str, type[Record]] = {
     "notification": Notification,
     "receipt": Receipt,
     "dead-letter": DeadLetter,
+    "sent-again": SentAgain,
 }
 """Records that are JSON from end to end."""
 

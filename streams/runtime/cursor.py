@@ -8,14 +8,13 @@ topic itself.
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from streams.runtime.stage_spec import Headers
+from streams.runtime.stage_spec import Bytes, Headers
 from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, Changes, table_key
 from streams.stages.stage import Overlay
 
@@ -86,16 +85,6 @@ class View:
         if rows or moved:
             changes.cursors.update(moved)
             self._settled_cursors.update(moved)
-
-
-@dataclass(frozen=True, slots=True)
-class Bytes:
-    """One record as it lies in the log."""
-
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
 
 
 def headers_of(raw: object) -> Headers:

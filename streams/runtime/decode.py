@@ -13,7 +13,7 @@ are not looked at: neither is their type checked, nor do they cost.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from types import GenericAlias
@@ -32,6 +32,8 @@ from schemas.label import Version
 from schemas.model import Model
 from schemas.output import Millis, Name, Share
 from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, number_bits
+from streams.runtime.sent_again import as_attempt
+from streams.runtime.stage_spec import Headers
 from streams.stages.batch import Coded, FeatureColumn, LabelBatch, OutputBatch
 
 CHUNK_ROWS = 1_000
@@ -59,6 +61,8 @@ class Messages:
     ----------
     start, end
         Offsets `[start, end)` that they cover, gaps included.
+    headers
+        Those of a message, by its index here: only a refused message is asked for them.
     """
 
     partition: int
@@ -68,6 +72,7 @@ class Messages:
     broker_ms: Sequence[int]
     key: Sequence[bytes | None]
     value: Sequence[bytes | None]
+    headers: Callable[[int], Headers] = lambda _: ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,6 +417,7 @@ class Edge(ABC, Generic[BatchT]):
             row=row,
             stage="join",
         )
+        letter = as_attempt(letter, messages.headers(at))
         return msgspec.structs.replace(letter, decided_at_ms=max(messages.broker_ms[at], 0))
 
     def _row_letter(self, messages: Messages, at: int, row: int, raw: Any, refusal: Exception) -> DeadLetter:  # noqa: ANN401
@@ -468,13 +474,10 @@ class Edge(ABC, Generic[BatchT]):
         row = np.concatenate([np.zeros(0, np.int32), *taken.rows])
         id_of_model = taken.names("model")
         ids = taken.ids
+        apart = Apart()
         for place, error in taken.dropped.items():
             message = int(at[place])
-            value, key = messages.value[message], messages.key[message]
-            index = int(row[place]) if _is_many(value) else -1
-            if index >= 0:
-                value = row_bytes(value, index)
-                key = ids[place].encode()
+            index, key, value = apart.row(messages.key[message], messages.value[message], int(row[place]))
             taken.dead.append(self._letter(messages, message, index, error, key, value))
         if taken.dropped:
             kept = np.delete(np.arange(len(ids)), list(taken.dropped))
@@ -693,26 +696,40 @@ class LabelEdge(Edge[LabelBatch]):
         )
 
 
-def row_bytes(value: bytes | None, row: int) -> bytes | None:
-    """Return one row of a message as a message of its own; a one-row message is returned as it is.
+class Apart:
+    """Takes messages of many rows apart; asked for several rows of one message in turn, it decodes it once.
 
-    >>> row_bytes(b'{"rows":2,"columns":{"prediction_id":["p1","p2"],"features.AGE":[3,null]}}', 1)
-    b'{"prediction_id":"p2","features":{"AGE":null}}'
+    >>> apart = Apart()
+    >>> apart.row(b"p1", b'{"rows":2,"columns":{"prediction_id":["p1","p2"],"features.AGE":[3,null]}}', 1)
+    (1, b'p2', b'{"prediction_id":"p2","features":{"AGE":null}}')
+    >>> apart.row(b"p1", b'{"prediction_id":"p1"}', 0)
+    (-1, b'p1', b'{"prediction_id":"p1"}')
     """
-    if value is None:
-        return None
+
+    def __init__(self) -> None:
+        self._value: bytes | None = None
+        self._rows: Sequence[Any] | None = None
+
+    def row(self, key: bytes | None, value: bytes | None, row: int) -> tuple[int, bytes | None, bytes | None]:
+        """Return a row as a message of its own: its index, key and value; -1 and all of it where it is not one of many."""
+        if value is not self._value:
+            self._value, self._rows = value, None if value is None else _rows_of(value)
+        if self._rows is None or not 0 <= row < len(self._rows):
+            return -1, key, value
+        raw = self._rows[row]
+        return row, _key_of(raw, key), msgspec.json.encode(raw)
+
+
+def _rows_of(value: bytes) -> Sequence[Any] | None:
+    """Return the rows of a message of many; None for any other."""
     try:
         raw: Any = msgspec.json.decode(value)
     except REFUSALS:
-        return value
-    if isinstance(raw, list):
-        return msgspec.json.encode(raw[row])
-    if _has_columns(raw):
-        columns = {name: column[row : row + 1] for name, column in raw["columns"].items()}
-        rows, error = OutputEdge({}, 1)._rows_of_columns({"rows": 1, "columns": columns})  # noqa: SLF001
-        assert error is None, error
-        return msgspec.json.encode(rows[0])
-    return value
+        return None
+    if not _has_columns(raw):
+        return raw if isinstance(raw, list) else None
+    rows, error = OutputEdge({}, 1)._rows_of_columns(raw)  # noqa: SLF001
+    return rows if error is None else None
 
 
 def _classes(values: Sequence[str | float]) -> npt.NDArray[np.uint32]:
@@ -723,11 +740,6 @@ def _classes(values: Sequence[str | float]) -> npt.NDArray[np.uint32]:
 
 def _has_columns(raw: object) -> bool:
     return isinstance(raw, dict) and "columns" in raw and "prediction_id" not in raw
-
-
-def _is_many(value: bytes | None) -> bool:
-    raw = None if value is None else msgspec.json.decode(value)
-    return isinstance(raw, list) or _has_columns(raw)
 
 
 def _readable(messages: Messages) -> Sequence[bytes]:

@@ -30,8 +30,8 @@ from faust.types import TP
 
 from schemas.clock import Clock
 from schemas.fields import MalformedRecordError
-from streams.runtime.cursor import Bytes, Edges, Place, View, headers_of, place, read_back
-from streams.runtime.stage_spec import Handed, Routed, StageSpec
+from streams.runtime.cursor import Edges, Place, View, headers_of, place, read_back
+from streams.runtime.stage_spec import Bytes, Handed, Routed, StageSpec
 from streams.runtime.write_ahead import (
     ENTRY_MARK,
     Changes,
@@ -343,7 +343,7 @@ class StageHost:
             log.warning(
                 "record.refused topic=%s partition=%d offset=%d error=%s", topic, owned.partition, record.offset, error
             )
-            outputs = [spec.dead(topic, owned.partition, record.offset, record.key, record.value, error)]
+            outputs = [spec.dead(topic, owned.partition, record, error)]
         else:
             outputs = [] if decoded is None else owned.stage.receive([decoded])
             told_ms = None if decoded is None else spec.told_at_ms(decoded)

@@ -42,9 +42,11 @@ from schemas.fields import MalformedRecordError
 from schemas.model import Model
 from streams.runtime import kafka, topics
 from streams.runtime.claims import Claim, Kept, Taking
-from streams.runtime.decode import LabelEdge, Messages, OutputEdge, row_bytes
+from streams.runtime.cursor import headers_of
+from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
 from streams.runtime.delivery import Delivery, UndeliveredError
 from streams.runtime.segment_files import SegmentFiles, segment_files
+from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Routed
 from streams.runtime.topics import LABELS, OUTPUTS
 from streams.stages.batch import LabelBatch, OutputBatch
@@ -646,6 +648,7 @@ class HotPath:
             broker_ms=[message.timestamp()[1] for message in mine],
             key=[message.key() for message in mine],
             value=[message.value() for message in mine],
+            headers=lambda at: headers_of(mine[at].headers()),
         )
         decoded = self._edges[topic].decode(messages)
         batch: OutputBatch | LabelBatch = decoded.batch
@@ -670,7 +673,8 @@ class HotPath:
                 decoded.mismatched,
             )
         self._refuse(decoded.dead)
-        self._refuse(_with_bytes(letter, messages) for letter in refused)
+        apart = Apart()
+        self._refuse(_with_bytes(letter, messages, apart) for letter in refused)
 
     def _refuse(self, letters: Iterable[DeadLetter]) -> None:
         now_ms = int(time.time() * 1000)
@@ -893,19 +897,14 @@ def _block(one: _Owned, key: bytes, value: bytes | None) -> Routed:
     return Routed(topic=topics.CHANGELOG, key=key, value=value, partition=one.partition)
 
 
-def _with_bytes(letter: DeadLetter, messages: Messages) -> DeadLetter:
+def _with_bytes(letter: DeadLetter, messages: Messages, apart: Apart) -> DeadLetter:
     """Give a dead letter of the join the bytes of its row, where they are in these messages."""
     at = bisect_left(messages.offset, letter.offset)
     if at == len(messages.offset) or messages.offset[at] != letter.offset:
         return letter  # a label that waited too long: its bytes were read long ago
-    value = row_bytes(messages.value[at], letter.row)
-    return msgspec.structs.replace(
-        letter,
-        key=(messages.key[at] or b"")[:1024],
-        value=None if value is None else value[:65_536],
-        value_bytes=0 if value is None else len(value),
-        decided_at_ms=max(messages.broker_ms[at], 0),
-    )
+    row, key, value = apart.row(messages.key[at], messages.value[at], letter.row)
+    letter = as_attempt(letter.holding(key, value), messages.headers(at))
+    return msgspec.structs.replace(letter, row=row, decided_at_ms=max(messages.broker_ms[at], 0))
 
 
 def serve(settings: HotPathSettings) -> int:

@@ -24,14 +24,15 @@ from schemas.receipt import Receipt
 from schemas.through import Through
 from schemas.window_stats import WindowStats
 from streams.runtime import topics
-from streams.runtime.stage_spec import Handed, Headers, Routed, Rows, StageSpec
+from streams.runtime.sent_again import as_attempt
+from streams.runtime.stage_spec import Bytes, Handed, Headers, Routed, Rows, StageSpec
 from streams.runtime.topics import partition_of
 from streams.stages.detect import Detect
 from streams.stages.escalate import Escalate
 from streams.stages.notify import Attempt, Notify
 from streams.stages.triage import Triage
 
-Dead = Callable[[str, int, int, bytes | None, bytes | None, MalformedRecordError], Any]
+Dead = Callable[[str, int, Bytes, MalformedRecordError], Any]
 
 
 def wall_ms() -> int:
@@ -181,10 +182,17 @@ def _decided_at_ms(record: Incident | Notification | Receipt) -> int:
 
 
 def _dead(stage: str) -> Dead:
-    def dead(
-        topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, error: MalformedRecordError
-    ) -> DeadLetter:
-        return DeadLetter.of(error, topic=topic, partition=partition, offset=offset, key=key, value=value, stage=stage)
+    def dead(topic: str, partition: int, record: Bytes, error: MalformedRecordError) -> DeadLetter:
+        letter = DeadLetter.of(
+            error,
+            topic=topic,
+            partition=partition,
+            offset=record.offset,
+            key=record.key,
+            value=record.value,
+            stage=stage,
+        )
+        return as_attempt(letter, record.headers)
 
     return dead
 

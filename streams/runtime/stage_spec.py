@@ -14,6 +14,16 @@ Headers = tuple[tuple[str, bytes], ...]
 Rows = MutableMapping[str, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """One record as it lies in the log."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routed:
     """An output as bytes, and where it goes; `partition` None means by murmur2 of the key."""
@@ -60,7 +70,7 @@ class StageSpec(Generic[In, Out]):
     route
         An output to bytes and place: one record or several, or something to be done in this process.
     dead
-        `(topic, partition, offset, key, value, error)` to the dead letter, an output like any other.
+        `(topic, partition, record, error)` to the dead letter, an output like any other.
     """
 
     name: str
@@ -70,4 +80,4 @@ class StageSpec(Generic[In, Out]):
     advance_by: Literal["clock", "records"]
     told_at_ms: Callable[[In], int | None]
     route: Callable[[Out], Routed | Handed | Sequence[Routed]]
-    dead: Callable[[str, int, int, bytes | None, bytes | None, MalformedRecordError], Out]
+    dead: Callable[[str, int, Bytes, MalformedRecordError], Out]

@@ -17,7 +17,7 @@ from config.settings import KafkaSettings
 from schemas.baseline import Baseline
 from schemas.clock import Clock
 from schemas.closed import Closed
-from schemas.dead_letter import DeadLetter
+from schemas.dead_letter import DeadLetter, SentAgain
 from schemas.deployment import Deployment
 from schemas.finding import Finding
 from schemas.incident_action import IncidentAction
@@ -138,7 +138,7 @@ TOPICS: Mapping[str, Topic] = {
         _topic(NOTIFICATIONS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "escalate -> notify"),
         _topic(RECEIPTS, "notification id", _BY_MODEL, "OUT", 400 * DAY_MS, "notify -> escalate, notify"),
         _topic(DEAD_LETTERS, "topic, partition, offset, row", "that of the source", "OUT", 30 * DAY_MS,
-               _STAGES + " -> command line"),
+               _STAGES + ", command line -> command line"),
         _topic(SILENCES, "own id", "the one", "1", None, "entry points -> triage, escalate, notify"),
     )
 }  # fmt: skip
@@ -209,6 +209,9 @@ ROUTES: dict[type, Route] = {
         topic=DEAD_LETTERS,
         key=lambda one: f"{one.topic}/{one.partition}/{one.offset}/{one.row}",
         partition=_of_dead_letter,
+    ),
+    SentAgain: Route(
+        topic=DEAD_LETTERS, key=lambda one: one.first, partition=lambda one, n: int(one.first.split("/")[1]) % n
     ),
 }
 """How each kind of record travels. `Closed` and `Clock` go to each partition (`route_each`); an incident goes to two

@@ -36,7 +36,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from schemas.fields import MalformedRecordError
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings, Owned, StageHost
-from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
+from streams.runtime.stage_spec import Bytes, Headers, Routed, Rows, StageSpec
 from streams.runtime.write_ahead import Restored
 
 PARTITIONS = 4
@@ -134,10 +134,8 @@ def route(output: Out) -> Routed:
     return Routed(topic=output.topic, key=output.key.encode(), value=orjson.dumps(output.body))
 
 
-def dead(
-    topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None, error: MalformedRecordError  # noqa: ARG001
-) -> Out:  # fmt: skip
-    return Out("dead", "dead", {"topic": topic, "partition": partition, "offset": offset, "error": str(error)})
+def dead(topic: str, partition: int, record: Bytes, error: MalformedRecordError) -> Out:
+    return Out("dead", "dead", {"topic": topic, "partition": partition, "offset": record.offset, "error": str(error)})
 
 
 def made_at_ms(record: Numbered | dict[str, Any]) -> int | None:

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 from config.fault import SettingsError
 from config.load import load
+from config.reader import duration_ms
 from config.settings import Settings
 from schemas.fields import MalformedRecordError
+from schemas.instant import instant
 from streams.runtime.terminal import CommandError, Exit, Teaching
 from streams.stages import policy
 
@@ -40,6 +43,33 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--config", type=Path, metavar="FILE", help="settings that differ from the defaults, TOML")
     for option, (setting, takes, what) in OPTIONS.items():
         group.add_argument(option, metavar=takes, help=f"{setting}: {what}")
+
+
+def above_0(text: str) -> float:
+    """Read an option that is a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def since_ms(text: str) -> int:
+    """Read an option that says from when on: an instant, or how long before now.
+
+    >>> since_ms("2026-11-22T10:00:00Z")
+    1795341600000
+    """
+    ago_ms = duration_ms(text)
+    if ago_ms is not None:
+        return max(time.time_ns() // 1_000_000 - ago_ms, 0)
+    try:
+        return int(instant(text))
+    except ValueError:
+        expected = 'how long ago ("2 h") or an instant with its zone ("2026-11-22T10:00:00Z")'
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}") from None
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

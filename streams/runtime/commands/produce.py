@@ -29,7 +29,7 @@ from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime import topics
-from streams.runtime.commands.common import add_json, add_settings, settings_of
+from streams.runtime.commands.common import above_0, add_json, add_settings, settings_of
 from streams.runtime.doubts import Doubts
 from streams.runtime.lines import plain
 from streams.runtime.many_rows import checked
@@ -50,10 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="outputs, labels or both, NDJSON or Parquet")
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
-        "--rate", type=_above_0, metavar="N", help="N rows a second (default: as fast as the brokers take them)"
+        "--rate", type=above_0, metavar="N", help="N rows a second (default: as fast as the brokers take them)"
     )
     pace.add_argument(
-        "--speed", type=_above_0, metavar="X", help="X times as fast as their own times say; 1: as it came"
+        "--speed", type=above_0, metavar="X", help="X times as fast as their own times say; 1: as it came"
     )
     shift = parser.add_mutually_exclusive_group()
     shift.add_argument("--start-now", action="store_true", help="move all times so that the first row happens now")
@@ -67,16 +67,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_json(parser)
     add_settings(parser)
-
-
-def _above_0(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return number
 
 
 def _rows(text: str) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal
 
 import msgspec
@@ -16,13 +16,14 @@ from schemas.model import Model
 from schemas.output import Output
 from streams.runtime.decode import (
     SAMPLED_IDS,
+    Apart,
     Decoded,
     LabelEdge,
     Messages,
     OutputEdge,
-    row_bytes,
 )
 from streams.runtime.hashing import class_hash, id_hashes
+from streams.runtime.sent_again import ATTEMPT, FIRST
 from streams.runtime.topics import partition_of_id
 from streams.stages.batch import Coded, FeatureColumn, LabelBatch, OutputBatch
 
@@ -401,7 +402,21 @@ def test_sampled_row_ids_show_a_foreign_partitioner() -> None:
 def test_the_bytes_of_one_row_decode_to_that_row() -> None:
     rows = [GOOD | {"prediction_id": f"p{number}", "features": {"age": number}} for number in range(3)]
     for value in (table(rows), bytes_of(rows)):
-        alone = row_bytes(value, 1)
+        index, key, alone = Apart().row(b"p0", value, 1)
+        assert (index, key) == (1, b"p1")
         assert outputs(alone).batch.content.tolist() == outputs(value).batch.content[1:2].tolist()
         assert outputs(alone).batch.features["age"].numbers.tolist() == [1.0]
-    assert (row_bytes(bytes_of(GOOD), 0), row_bytes(None, 0)) == (bytes_of(GOOD), None)
+    ragged = bytes_of({"rows": 2, "columns": {"prediction_id": ["p1"]}})
+    for whole in (bytes_of(GOOD), None, b"?", ragged):
+        assert Apart().row(KEY, whole, 0) == (-1, KEY, whole)
+
+
+def test_what_was_sent_again_and_refused_again_says_so_in_each_form() -> None:
+    again = ((ATTEMPT, b"3"), (FIRST, b"model-outputs/2/7/4"))
+    wrong = bytes_of(GOOD | {"score": 7})
+    for value in (wrong, b"?", bytes_of(GOOD | {"model": "price"}), table([GOOD, GOOD | {"score": 7}])):
+        asked = replace(messages([bytes_of(GOOD), value, bytes_of(GOOD)]), headers=lambda at: again if at == 1 else ())
+        letter = OutputEdge(MODELS, partitions=4).decode(asked).dead[0]
+        assert (letter.attempt, letter.first) == (3, "model-outputs/2/7/4")
+    letter = outputs(wrong).dead[0]
+    assert (letter.attempt, letter.origin) == (1, "")
