@@ -43,10 +43,11 @@ def run(arguments: argparse.Namespace) -> int:
     stages = STAGES if "all" in arguments.stages else tuple(dict.fromkeys(arguments.stages))
     try:
         faults = topics.check(kafka.admin(settings.kafka), settings.kafka, table_changelogs(settings))
-    except KafkaException as error:
+    except (KafkaException, TimeoutError) as error:
+        why = error.args[0].str() if isinstance(error, KafkaException) else "it does not say how its topics are set"
         raise CommandError(
             Exit.BROKER,
-            f"no answer from {settings.kafka.broker} ({error.args[0].str()}): is the address right, and may we connect "
+            f"no answer from {settings.kafka.broker} ({why}): is the address right, and may we connect "
             "(--broker, --security-protocol)?",
         ) from None
     if faults:
