@@ -103,11 +103,11 @@ def lasting(ms: int) -> str:
 
 
 class Teaching(argparse.HelpFormatter):
-    """Help whose paragraphs are filled to the terminal's width, and whose examples, which are indented, stand as they are."""
+    """Help whose paragraphs are filled to the terminal's width, and whose examples stand as they are, line by line."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(
-            block if block.startswith("  ") else super(Teaching, self)._fill_text(block, width, indent)
+            block if block.startswith(("  ", "tocsin ")) else super(Teaching, self)._fill_text(block, width, indent)
             for block in dedent(text).strip("\n").split("\n\n")
         )
 

@@ -86,9 +86,12 @@ def test_every_option_says_what_it_takes_and_what_holds_without_it(parser: argpa
             assert "default" in action.help, name
 
 
-def test_help_fills_paragraphs_to_the_width_and_leaves_examples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("indent", ["  ", ""])
+def test_help_fills_paragraphs_to_the_width_and_leaves_examples_alone(
+    indent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    example = "  tocsin do " + "x" * 80
+    example = f"{indent}tocsin do {'x' * 80}"
     parser = argparse.ArgumentParser(description=f"word {'word ' * 30}\nword\n\n{example}", formatter_class=Teaching)
     lines = parser.format_help().splitlines()
     assert example in lines
