@@ -27,6 +27,7 @@ class AccuracyBelowSla:
 
     name: ClassVar[str] = "accuracy_below_sla"
     needs: ClassVar[tuple[str, ...]] = ("labelled_by_delay_confidence", "wrong_by_delay_confidence")
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = True
     absence_counts: ClassVar[bool] = False

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, Reference, Tick, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
 from schemas.finding import Effect
 
 STAKES = (0.1, 0.2, 0.35, 0.5)
@@ -54,21 +54,21 @@ class FittedConfidence:
         """Even over the stakes."""
         return uniform(len(RECOVERY_STAKES))
 
-    def _counts(self, tick: Tick) -> Ints:
-        return tick.arrays["outputs_by_confidence"][:, :-1]
+    def _counts(self, seen: LaneTicks) -> Ints:
+        return seen.arrays["outputs_by_confidence"][:, :-1]
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-values for each stake, `float64[lanes, 4]`."""
-        stakes = np.asarray(STAKES) / self.allowed[:, None]
-        bets = np.log1p(stakes[:, None, :] * (self.doubts - self.allowed[:, None])[:, :, None])
-        evidence: Floats = np.einsum("kb,kbg->kg", self._counts(tick), bets)
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-values for each stake, `float64[rows, 4]`."""
+        allowed = self.allowed[seen.lanes, None]
+        bets = np.log1p((np.asarray(STAKES) / allowed)[:, None, :] * (self.doubts - allowed)[:, :, None])
+        evidence: Floats = np.einsum("kb,kbg->kg", self._counts(seen), bets)
         return evidence
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002 - one stake as good as another here
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - one stake as good as another here
         """Count outputs, sum their doubt, and the doubt expected."""
-        counts = self._counts(tick)
+        counts = self._counts(seen)
         outputs = counts.sum(axis=1)
-        return np.stack([outputs, counts @ self.doubts, outputs * self.usual], axis=1)
+        return np.stack([outputs, counts @ self.doubts, outputs * self.usual[seen.lanes]], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Mean doubt half-way between usual and seen, and no less than what the null tolerates."""
@@ -76,11 +76,11 @@ class FittedConfidence:
         middle: Floats = np.clip(np.maximum((seen + self.usual) / 2, self.allowed), 0.0, 0.99)
         return middle
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        """Log e-values against "doubt is still at least at the midpoint", `float64[lanes, 2]`."""
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Log e-values against "doubt is still at least at the midpoint", `float64[rows, 2]`."""
         stakes = np.asarray(RECOVERY_STAKES) / (1 - midpoint)[:, None]
         bets = np.log1p(-stakes[:, None, :] * (self.doubts - midpoint[:, None])[:, :, None])
-        evidence: Floats = np.einsum("kb,kbg->kg", self._counts(tick), bets)
+        evidence: Floats = np.einsum("kb,kbg->kg", self._counts(seen), bets)
         return evidence
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
@@ -107,6 +107,7 @@ class ConfidenceDrop:
 
     name: ClassVar[str] = "confidence_drop"
     needs: ClassVar[tuple[str, ...]] = ("outputs_by_confidence",)
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False

@@ -60,16 +60,73 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tick:
-    """The statistics of one closed tick, summed over all source partitions: per name `int64[lanes, ...]`.
+class LaneTicks:
+    """What some lanes counted in some ticks: one row a lane and tick, in any order; rows never touch one another.
 
-    `empty` says that no row of the model counted in it.
+    Parameters
+    ----------
+    lanes
+        `int64[rows]`: which lane of the reference each row is of.
+    start_ms
+        `int64[rows]`: where its tick begins.
+    arrays
+        Per statistic `int64[rows, ...]`.
+    """
+
+    lanes: Ints
+    start_ms: Ints
+    arrays: Mapping[str, Ints]
+
+    def picked(self, rows: Ints | Flags) -> "LaneTicks":
+        """Leave out all but some rows."""
+        return LaneTicks(
+            lanes=self.lanes[rows],
+            start_ms=self.start_ms[rows],
+            arrays={name: array[rows] for name, array in self.arrays.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tick:
+    """The statistics of one closed tick, summed over all source partitions.
+
+    Parameters
+    ----------
+    lanes
+        `int64[rows]`, ascending: the lanes in which something counted.
+    arrays
+        Per statistic `int64[rows, ...]`.
+
+    Examples
+    --------
+    >>> tick = Tick(start_ms=0, end_ms=10, lanes=np.array([0, 3]), arrays={"outputs": np.array([[7], [2]])})
+    >>> tick.spoken(("outputs",), np.array([True, True, True, False])).lanes
+    array([0])
+    >>> tick.every(("outputs",), np.array([0, 1])).arrays
+    {'outputs': array([[7], [0]])}
     """
 
     start_ms: int
     end_ms: int
+    lanes: Ints
     arrays: Mapping[str, Ints]
-    empty: bool
+
+    def spoken(self, names: tuple[str, ...], judged: Flags) -> LaneTicks:
+        """Give the rows of judged lanes (`bool[lanes]`), of these statistics."""
+        chosen = judged[self.lanes]
+        whole = self._rows(self.lanes, {name: self.arrays[name] for name in names})
+        return whole if chosen.all() else whole.picked(np.flatnonzero(chosen))
+
+    def every(self, names: tuple[str, ...], lanes: Ints) -> LaneTicks:
+        """Give one row for each of these lanes (ascending), 0 where nothing counted."""
+        _, mine, theirs = np.intersect1d(lanes, self.lanes, assume_unique=True, return_indices=True)
+        arrays = {name: np.zeros((len(lanes), *self.arrays[name].shape[1:]), np.int64) for name in names}
+        for name, array in arrays.items():
+            array[mine] = self.arrays[name][theirs]
+        return self._rows(lanes, arrays)
+
+    def _rows(self, lanes: Ints, arrays: Mapping[str, Ints]) -> LaneTicks:
+        return LaneTicks(lanes=lanes, start_ms=np.full(len(lanes), self.start_ms), arrays=arrays)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +140,7 @@ class Description:
 
 
 class Fitted(Protocol):
-    """A detector on the lanes of one model. Every array has lanes first."""
+    """A detector on the lanes of one model. What it says of a row follows from that row and its lane alone."""
 
     @property
     def weights(self) -> Floats:
@@ -105,12 +162,12 @@ class Fitted(Protocol):
         """Lanes on which the reference holds enough to judge, `bool[lanes]`."""
         ...
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-values that the lane is broken, `float64[lanes, alternatives]`."""
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-values that the lane is broken, `float64[rows, alternatives]`."""
         ...
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:
-        """Events, observed, expected, `float64[lanes, 3]`; `leading` is each lane's best alternative."""
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:
+        """Events, observed, expected, `float64[rows, 3]`; `leading` is the best alternative of each row's lane."""
         ...
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:
@@ -120,8 +177,8 @@ class Fitted(Protocol):
         """
         ...
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:
-        """Log e-values that the lane is no longer as bad as `midpoint`, `float64[lanes, recovery alternatives]`."""
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:
+        """Log e-values that the lane is no longer as bad as its `midpoint`, `float64[rows, recovery alternatives]`."""
         ...
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:
@@ -139,7 +196,12 @@ class Detector(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Names of statistics."""
+        """Names of the statistics that the reference must hold."""
+        ...
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Those of them by which a tick is judged."""
         ...
 
     @property

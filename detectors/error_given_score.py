@@ -25,6 +25,7 @@ class ErrorGivenScore:
 
     name: ClassVar[str] = "error_given_score"
     needs: ClassVar[tuple[str, ...]] = ("labelled_by_delay_confidence", "wrong_by_delay_confidence")
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = True
     absence_counts: ClassVar[bool] = False

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 
 from detectors.alarm import LOWEST, RULE_NATS, Flags, Floats, Ints
 from detectors.binning import ABOVE, ABSENT, BELOW, NULL, UNSEEN, WRONG_TYPE, logistic_shift
-from detectors.detector import Description, Reference, Tick, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
 from schemas.binning import Binning
 from schemas.finding import Effect
 
@@ -67,8 +67,8 @@ def numeric_features(binning: Binning) -> Flags:
     return np.array([one.kind == "numeric" for one in binning.features], dtype=np.bool_)
 
 
-def _rows_and_faults(tick: Tick, numeric: Flags) -> tuple[Ints, Ints]:
-    rows, faults = fault_counts(tick.arrays[NEEDS[0]], numeric)
+def _rows_and_faults(seen: LaneTicks, numeric: Flags) -> tuple[Ints, Ints]:
+    rows, faults = fault_counts(seen.arrays[NEEDS[0]], numeric)
     return np.repeat(rows, FAULTS, axis=1), faults.reshape(len(faults), -1)
 
 
@@ -106,21 +106,21 @@ class FittedIntegrity:
         """One alternative: as before."""
         return uniform(1)
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-values for each feature, fault and ratio, `float64[lanes, features x 4 x 4]`."""
-        rows, faults = _rows_and_faults(tick, self.numeric)
-        evidence = rows[:, :, None] * self.loss
-        lane, fault = np.nonzero(faults)
-        evidence[lane, fault] += faults[lane, fault, None] * np.log(RATIOS)
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-values for each feature, fault and ratio, `float64[rows, features x 4 x 4]`."""
+        rows, faults = _rows_and_faults(seen, self.numeric)
+        evidence = rows[:, :, None] * self.loss[seen.lanes]
+        row, fault = np.nonzero(faults)
+        evidence[row, fault] += faults[row, fault, None] * np.log(RATIOS)
         flat: Floats = evidence.reshape(len(rows), -1)
         return flat
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:
         """Count rows, faults of the leading kind, and those expected."""
-        rows, faults = _rows_and_faults(tick, self.numeric)
+        rows, faults = _rows_and_faults(seen, self.numeric)
         which = leading // len(RATIOS)
-        seen = _at(rows, which)
-        return np.stack([seen, _at(faults, which), seen * _at(self.usual, which)], axis=1)
+        outputs = _at(rows, which)
+        return np.stack([outputs, _at(faults, which), outputs * self.usual[seen.lanes, which]], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:
         """Fault rate half-way, in log-odds, between allowed and seen; no less than allowed."""
@@ -129,12 +129,12 @@ class FittedIntegrity:
         middle: Floats = expit(np.maximum((allowed + seen) / 2, allowed + np.log(1.2)))
         return middle
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:
-        """Log e-values against "the leading fault is still at least at the midpoint", `float64[lanes, 1]`."""
-        rows, faults = _rows_and_faults(tick, self.numeric)
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:
+        """Log e-values against "the leading fault is still at least at the midpoint", `float64[rows, 1]`."""
+        rows, faults = _rows_and_faults(seen, self.numeric)
         which = leading // len(RATIOS)
-        well, count, seen = _at(self.allowed, which), _at(faults, which), _at(rows, which)
-        evidence: Floats = count * np.log(well / midpoint) + (seen - count) * (np.log1p(-well) - np.log1p(-midpoint))
+        well, count, others = self.allowed[seen.lanes, which], _at(faults, which), _at(rows - faults, which)
+        evidence: Floats = count * np.log(well / midpoint) + others * (np.log1p(-well) - np.log1p(-midpoint))
         return evidence.reshape(-1, 1)
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
@@ -162,6 +162,7 @@ class FeatureIntegrity:
 
     name: ClassVar[str] = "feature_integrity"
     needs: ClassVar[tuple[str, ...]] = NEEDS
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
@@ -235,29 +236,29 @@ class FittedRule:
         """One way back."""
         return np.ones(1)
 
-    def _rows_and_faults(self, tick: Tick) -> tuple[Ints, Ints]:
-        rows, faults = fault_counts(tick.arrays[NEEDS[0]], self.numeric)
+    def _rows_and_faults(self, seen: LaneTicks) -> tuple[Ints, Ints]:
+        rows, faults = fault_counts(seen.arrays[NEEDS[0]], self.numeric)
         gross = np.stack([faults[:, :, _NULL] + faults[:, :, _ABSENT], faults[:, :, _TYPE]], axis=2)
         return np.repeat(rows, 2, axis=1), gross.reshape(len(gross), -1)
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Weight of the rows at fault less that of the others, `float64[lanes, features x 2]`."""
-        rows, faults = self._rows_and_faults(tick)
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Weight of the rows at fault less that of the others, `float64[rows, features x 2]`."""
+        rows, faults = self._rows_and_faults(seen)
         excess = (2 * faults - rows) * (RULE_NATS / RULE_ROWS)
-        return np.where(self.judged, excess, LOWEST)
+        return np.where(self.judged[seen.lanes], excess, LOWEST)
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:
         """Count rows, those at the leading fault, and none expected."""
-        rows, faults = self._rows_and_faults(tick)
+        rows, faults = self._rows_and_faults(seen)
         return np.stack([_at(rows, leading), _at(faults, leading), np.zeros(len(rows))], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Half of the rows."""
         return np.full(len(sums), 0.5)
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        """Weight of the rows without the leading fault less that of the others, `float64[lanes, 1]`."""
-        rows, faults = self._rows_and_faults(tick)
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Weight of the rows without the leading fault less that of the others, `float64[rows, 1]`."""
+        rows, faults = self._rows_and_faults(seen)
         excess: Floats = (_at(rows, leading) - 2 * _at(faults, leading)) * (RULE_NATS / RULE_ROWS)
         return excess[:, None]
 
@@ -287,6 +288,7 @@ class FeatureIntegrityRule:
 
     name: ClassVar[str] = "feature_integrity_rule"
     needs: ClassVar[tuple[str, ...]] = NEEDS
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "none"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False

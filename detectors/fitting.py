@@ -7,17 +7,19 @@ still rings stays in shadow. The width is written into the baseline: it says wha
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from detectors.alarm import Flags, Floats, Ints
 from detectors.binning import CONFIDENCE_BINS, DELAY_BINS, SCORE_BINS, baseline_zero
 from detectors.budget import Budget, Spend
-from detectors.detector import Detector, Reference, Tick
+from detectors.detector import Detector, Reference
 from detectors.history import CountedHistory, History, counted
+from detectors.replay import replay
 from detectors.statistics import needed
 from detectors.table import DETECTORS, NEEDS
-from detectors.watch import Watch, WatchState, advance, begin, watch
+from detectors.watch import watch
 from schemas.baseline import Baseline
 from schemas.binning import Binning, FeatureBins
 from schemas.lane import Lane
@@ -36,8 +38,9 @@ AGE_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
 LONGEST_AGE_TICKS = 60_480
 """Age beyond which the label hazard is not followed: a week at 10 s."""
 
-REPLAY_TICKS = 120_960
-"""Ticks of history that are replayed, the latest: two weeks at 10 s. Older ones are in the sums."""
+REPLAY_MS = 14 * 86_400_000
+"""How much of a history is replayed, counted back from its last output; what is older is in the sums. A longer replay at
+ten times each lane's share would ring by chance."""
 
 REPLAY_SEVERITY = 10.0
 """How many times its share a lane spends in the replay: the baseline was fitted to what it is tried on."""
@@ -243,23 +246,18 @@ def _ringing(
     told: Callable[[str, float], None] | None,
 ) -> dict[str, Flags]:
     """Say which lanes ring in the replay, for each detector that can be fitted."""
-    watches: list[Watch] = []
-    states: dict[str, WatchState] = {}
+    rang: dict[str, Flags] = {}
+    first = max(counts.output_ticks - REPLAY_MS // budget.tick_ms, 0)
     for name, width in widths.items():
         fitted = DETECTORS[name].fit(reference, width)
         if fitted is not None:
             share = spend_of(budget, reference.model.name, DETECTORS[name])
             shadow = watch(DETECTORS[name], fitted, reference.lanes, np.zeros_like(may_ring), share)
             one = replace(shadow, spend=shadow.spend * (1.0 if share is None else REPLAY_SEVERITY))
-            watches.append(one)
-            states[name] = begin(one)
-    skipped = max(counts.ticks - REPLAY_TICKS, 0)
-    for number, (start_ms, arrays, empty) in enumerate(counts.each_tick(skipped)):
-        tick = Tick(start_ms=start_ms, end_ms=start_ms + budget.tick_ms, arrays=arrays, empty=empty)
-        over = start_ms >= reference.reference_ms[1]
-        for one in watches:
-            if not (over and one.detector.absence_counts):
-                states[one.detector.name], _ = advance(one, states[one.detector.name], tick, lump=0.0, disturbed=False)
-        if told is not None and number % 1000 == 0:
-            told("replaying " + ", ".join(sorted(widths)), number / (counts.ticks - skipped))
-    return {name: (state.shadow_alarms > 0) & may_ring for name, state in states.items()}
+            tell = None if told is None else partial(_tell, told, f"replaying {name}", first, counts.ticks)
+            rang[name] = (replay(one, counts, first, tell).alarms > 0) & may_ring
+    return rang
+
+
+def _tell(told: Callable[[str, float], None], what: str, first: int, ticks: int, tick: int) -> None:
+    told(what, (tick - first) / (ticks - first))

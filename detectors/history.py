@@ -1,18 +1,23 @@
 """What does a healthy history look like before it is a baseline? Columns of outputs and their labels."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from detectors.alarm import Flags, Floats, Ints
 from detectors.binning import Singles, feature_slots
+from detectors.detector import LaneTicks, Tick
 from detectors.statistics import LabelledRows, OutputRows, Rows, Statistic
 from schemas.binning import Binning, FeatureBins
 from schemas.lane import Lane
 
 NO_LABEL = -1
+MOST_COUNTS = 2**21
+"""Counts that are laid out at one time: 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,11 +98,75 @@ def lane_names(binning: Binning) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Counted:
-    """Rows of one kind in order of their ticks: for each lane axis the lane of each row, for each statistic its bin."""
+    """Rows of one kind in order of their ticks: in each of the ways in which a row belongs to lanes its lane, or -1.
+
+    `lanes` is `int64[rows, ways]`; for each statistic of this kind `bins` holds the bin of each row.
+    """
 
     ticks: Ints
-    lanes: list[Ints]
+    lanes: Ints
     bins: dict[str, Ints]
+
+    def between(self, first: int, stop: int) -> slice:
+        """Rows of the ticks `[first, stop)`."""
+        low, high = np.searchsorted(self.ticks, [first, stop])
+        return slice(int(low), int(high))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _ByLane:
+    """Rows by lane and tick: lane `lanes[i]` has `counts[i]` ticks with rows, at the places from `starts[i]` on.
+
+    At place `p` stands tick `ticks[p]`; its rows are `rows[begins[p]:begins[p + 1]]`.
+    """
+
+    lanes: Ints
+    starts: Ints
+    counts: Ints
+    ticks: Ints
+    rows: Ints
+    begins: Ints
+
+    def rows_of(self, places: Ints) -> tuple[Ints, Ints]:
+        """Rows at some places, and for each the index of its place among them."""
+        sizes = self.begins[places + 1] - self.begins[places]
+        of = np.repeat(np.arange(len(places)), sizes)
+        first = np.repeat(self.begins[places] - np.cumsum(sizes) + sizes, sizes)
+        return self.rows[first + np.arange(len(of))], of
+
+
+def _placed_by_lane(kind: _Counted, judged: Flags, rows: slice) -> _ByLane:
+    """Sort some rows by lane and tick, in each judged lane that they belong to; the last flag is that of no lane, -1."""
+    row, way = np.nonzero(judged[kind.lanes[rows]])
+    row += rows.start
+    lane = kind.lanes[row, way]
+    order = np.argsort(lane, kind="stable")
+    row, lane = row[order], lane[order]
+    tick = kind.ticks[row]
+    begins = np.flatnonzero(np.diff(lane, prepend=-1) | np.diff(tick, prepend=-1))
+    found, starts, counts = np.unique(lane[begins], return_index=True, return_counts=True)
+    return _ByLane(
+        lanes=found, starts=starts, counts=counts, ticks=tick[begins], rows=row, begins=np.append(begins, len(row))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stretch:
+    """Successive ticks of some lanes; of a lane only those in which something counted, or all.
+
+    Parameters
+    ----------
+    lanes
+        `int64[lanes]`.
+    ticks
+        `int64[length, lanes]`: number of the tick, -1 behind the last of a lane.
+    seen
+        The rows of those that are not -1, in the order of `ticks`.
+    """
+
+    lanes: Ints
+    ticks: Ints
+    seen: LaneTicks
 
 
 def _recoded(names: Names, listed: list[str]) -> Ints:
@@ -106,8 +175,8 @@ def _recoded(names: Names, listed: list[str]) -> Ints:
     return table[names.codes]
 
 
-def _lane_axes(history: History, binning: Binning, lanes: tuple[str, ...]) -> list[Ints]:
-    """Lane of each row in each of the ways in which a row belongs to lanes; -1 in none."""
+def _lane_axes(history: History, binning: Binning, lanes: tuple[str, ...]) -> Ints:
+    """Lane of each row in each of the ways in which a row belongs to lanes, `int64[rows, ways]`; -1 in none."""
     index = {name: lane for lane, name in enumerate(lanes)}
     version = _recoded(history.version, binning.versions)
     axes = [np.zeros(len(version), np.int64), _placed(version, [Lane(v).name for v in binning.versions], index)]
@@ -117,7 +186,7 @@ def _lane_axes(history: History, binning: Binning, lanes: tuple[str, ...]) -> li
         both = np.where((version >= 0) & (value >= 0), version * len(listed) + value, -1)
         names = [Lane(v, name, one).name for v in binning.versions for one in listed]
         axes.append(_placed(both, names, index))
-    return axes
+    return np.stack(axes, axis=1)
 
 
 def _placed(codes: Ints, names: list[str], index: Mapping[str, int]) -> Ints:
@@ -135,6 +204,8 @@ class CountedHistory:
         Number of the first tick (its start over its length), and how many there are, to the last label.
     output_ticks
         How many there are to the last output.
+    made, ended
+        Of each output: tick number in which it was made, and in which its label counted (`NO_LABEL` where none did).
     """
 
     binning: Binning
@@ -145,7 +216,8 @@ class CountedHistory:
     output_ticks: int
     outputs: _Counted
     labelled: _Counted
-    ages: Mapping[str, Ints]
+    made: Ints
+    ended: Ints
 
     @property
     def reference_ms(self) -> tuple[int, int]:
@@ -153,41 +225,174 @@ class CountedHistory:
         tick_ms = self.binning.tick_ms
         return self.first_tick * tick_ms, (self.first_tick + self.output_ticks) * tick_ms
 
-    def shape(self, statistic: Statistic) -> tuple[int, ...]:
-        """Shape of one statistic, lanes first."""
-        return (len(self.lanes), *statistic.shape(self.binning))
-
     def total(self) -> dict[str, Ints]:
         """Sum over all ticks: the reference."""
-        whole = slice(0, self.ticks)
-        return {one.name: self._counted(one, whole) for one in self.statistics}
+        totals = {}
+        for one in self.statistics:
+            size, kind = self._size(one), self._of(one)
+            if kind is None:
+                totals[one.name] = np.zeros((len(self.lanes), size), np.int64)
+                if one.of == "ages":
+                    totals[one.name][0] = self._ages_in_all(one.name)
+            else:
+                totals[one.name] = self._summed(kind, one.name, size, slice(None), 0, 1)[0]
+            totals[one.name] = totals[one.name].reshape(len(self.lanes), *one.shape(self.binning))
+        return totals
 
-    def each_tick(self, skipped: int) -> Iterator[tuple[int, dict[str, Ints], bool]]:
-        """Give each tick's start in ms, its statistics, and whether it is empty; the first `skipped` are left out."""
-        for tick in range(skipped, self.ticks):
-            one = slice(tick, tick + 1)
-            arrays = {statistic.name: self._counted(statistic, one) for statistic in self.statistics}
-            empty = not any(array.any() for array in arrays.values())
-            yield (self.first_tick + tick) * self.binning.tick_ms, arrays, empty
+    def each_tick(self) -> Iterator[Tick]:
+        """Give the statistics of one tick after the other."""
+        tick_ms = self.binning.tick_ms
+        room = sum(self._size(one) for one in self.statistics) * len(self.lanes)
+        length = max(MOST_COUNTS // room, 1)
+        for start in range(0, self.ticks, length):
+            stop = min(start + length, self.ticks)
+            arrays = {one.name: self._by_tick(one, start, stop) for one in self.statistics}
+            for tick in range(start, stop):
+                whole = {name: array[tick - start] for name, array in arrays.items()}
+                spoke = np.any([array.reshape(len(array), -1).any(axis=1) for array in whole.values()], axis=0)
+                lanes = np.flatnonzero(spoke)
+                start_ms = (self.first_tick + tick) * tick_ms
+                yield Tick(
+                    start_ms=start_ms,
+                    end_ms=start_ms + tick_ms,
+                    lanes=lanes,
+                    arrays={name: array[lanes] for name, array in whole.items()},
+                )
 
-    def _counted(self, statistic: Statistic, ticks: slice) -> Ints:
-        shape = self.shape(statistic)
-        counts = np.zeros(shape, np.int64)
-        if statistic.of == "ages":
-            counts[0] = self.ages[statistic.name][ticks].sum(axis=0)
-            return counts
-        if statistic.of not in {"outputs", "labelled"}:
-            return counts
-        rows = self.outputs if statistic.of == "outputs" else self.labelled
-        low, high = np.searchsorted(rows.ticks, [self.first_tick + ticks.start, self.first_tick + ticks.stop])
-        size = int(np.prod(shape[1:]))
-        bins = rows.bins[statistic.name][low:high]
-        bins = bins if bins.ndim == 2 else bins[:, None]  # noqa: PLR2004 - rows, and features where a bin has them
-        for axis in rows.lanes:
-            lane = axis[low:high, None]
-            flat = np.where((lane >= 0) & (bins >= 0), lane * size + bins, -1).ravel()
-            counts += np.bincount(flat[flat >= 0], minlength=len(self.lanes) * size).reshape(shape)
+    def spoken(self, names: tuple[str, ...], lanes: Ints, first: int, *, length: int, width: int) -> Iterator[Stretch]:
+        """Give, lane by lane, the ticks in which one of them counted something, from tick number `first` on.
+
+        Parameters
+        ----------
+        names
+            Statistics, all of outputs or all of labelled outcomes.
+        length, width
+            A stretch is no longer than `length`, and shorter where its counts, or `width` figures for each row, would
+            take too much memory.
+        """
+        some = self._named(names)
+        width += sum(map(self._size, some))
+        kind = self._of(some[0])
+        assert kind is not None, names
+        judged = np.zeros(len(self.lanes) + 1, np.bool_)
+        judged[lanes] = True
+        at = _placed_by_lane(kind, judged, kind.between(self.first_tick + first, self.first_tick + self.ticks))
+        tick = at.ticks - self.first_tick
+        start = 0
+        while len(has := np.flatnonzero(at.counts > start)):
+            ranks = start + np.arange(min(length, max(MOST_COUNTS // (len(has) * width), 1)))[:, None]
+            place = np.where(ranks < at.counts[has], at.starts[has] + ranks, -1)
+            chosen = place[place >= 0]
+            rows, of = at.rows_of(chosen)
+            arrays = {one.name: self._binned(kind, one, rows, of) for one in some}
+            yield Stretch(
+                lanes=at.lanes[has],
+                ticks=np.where(place >= 0, tick[place], -1),
+                seen=self._rows(np.broadcast_to(at.lanes[has], place.shape)[place >= 0], tick[chosen], arrays),
+            )
+            start += len(ranks)
+
+    def every(
+        self, names: tuple[str, ...], lanes: Ints, first: int, stop: int, *, length: int, width: int
+    ) -> Iterator[Stretch]:
+        """Give all ticks `[first, stop)` of some lanes, also those in which nothing counted; see `spoken`."""
+        some = self._named(names)
+        width += sum(map(self._size, some))
+        length = min(length, max(MOST_COUNTS // (len(lanes) * width), 1))
+        counted_at_once = length * max(MOST_COUNTS // (length * len(self.lanes) * width), 1)
+        for begin in range(first, stop, counted_at_once):
+            end = min(begin + counted_at_once, stop)
+            arrays = {one.name: self._by_tick(one, begin, end)[:, lanes] for one in some}
+            for start in range(begin, end, length):
+                ticks = np.arange(start, min(start + length, end))
+                cut = slice(start - begin, start - begin + len(ticks))
+                grid = np.broadcast_to(ticks[:, None], (len(ticks), len(lanes)))
+                flat = {name: array[cut].reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
+                yield Stretch(lanes=lanes, ticks=grid, seen=self._rows(np.tile(lanes, len(ticks)), grid.ravel(), flat))
+
+    def _rows(self, lanes: Ints, ticks: Ints, arrays: dict[str, Ints]) -> LaneTicks:
+        return LaneTicks(lanes=lanes, start_ms=(self.first_tick + ticks) * self.binning.tick_ms, arrays=arrays)
+
+    def _named(self, names: tuple[str, ...]) -> list[Statistic]:
+        return [one for one in self.statistics if one.name in names]
+
+    def _of(self, statistic: Statistic) -> _Counted | None:
+        return {"outputs": self.outputs, "labelled": self.labelled}.get(statistic.of)
+
+    def _size(self, statistic: Statistic) -> int:
+        return math.prod(statistic.shape(self.binning))
+
+    def _by_tick(self, statistic: Statistic, first: int, stop: int) -> Ints:
+        """Count one statistic in the ticks `[first, stop)`, `int64[ticks, lanes, ...]`."""
+        kind, size = self._of(statistic), self._size(statistic)
+        if kind is None:
+            counts = np.zeros((stop - first, len(self.lanes), size), np.int64)
+            if statistic.of == "ages":
+                counts[:, 0] = self._ages(statistic.name, first, stop)
+        else:
+            rows = kind.between(self.first_tick + first, self.first_tick + stop)
+            of = kind.ticks[rows] - self.first_tick - first
+            counts = self._summed(kind, statistic.name, size, rows, of, stop - first)
+        return counts.reshape(stop - first, len(self.lanes), *statistic.shape(self.binning))
+
+    def _summed(self, kind: _Counted, name: str, size: int, rows: slice, of: Ints | int, ticks: int) -> Ints:
+        """Count some rows, each in the tick `of` and in all of its lanes, `int64[ticks, lanes, size]`."""
+        bins = _columns(kind.bins[name][rows])
+        counts = np.zeros(ticks * len(self.lanes) * size, np.int64)
+        for way in kind.lanes[rows].T:
+            flat = np.where(
+                (way >= 0)[:, None] & (bins >= 0), ((of * len(self.lanes) + way) * size)[:, None] + bins, -1
+            )
+            counts += np.bincount(flat[flat >= 0], minlength=len(counts))
+        return counts.reshape(ticks, len(self.lanes), size)
+
+    def _binned(self, kind: _Counted, statistic: Statistic, rows: Ints, of: Ints) -> Ints:
+        """Count some rows, each in the place `of` (ascending), `int64[places, ...]`."""
+        size, places = self._size(statistic), int(of[-1]) + 1
+        bins = _columns(kind.bins[statistic.name][rows])
+        flat = np.where(bins >= 0, of[:, None] * size + bins, -1).ravel()
+        return np.bincount(flat[flat >= 0], minlength=places * size).reshape(places, *statistic.shape(self.binning))
+
+    def _edges(self) -> list[tuple[int, int]]:
+        edges = self.binning.age_edges_ticks
+        return list(pairwise(edges))
+
+    def _last(self) -> Ints:
+        """Tick in which each output ceased to wait, or the history ended."""
+        return np.where(self.ended == NO_LABEL, self.ticks - 1, self.ended)
+
+    def _ages_in_all(self, name: str) -> Ints:
+        """Count output-ticks at risk, or labels, by age over the whole history, `int64[bins]`."""
+        age = self._last() - self.made
+        if name == "at_risk_by_age":
+            return np.array([np.maximum(np.minimum(age, old - 1) - young + 1, 0).sum() for young, old in self._edges()])
+        age = age[self.ended != NO_LABEL]
+        return np.array([((age >= young) & (age < old)).sum() for young, old in self._edges()])
+
+    def _ages(self, name: str, first: int, stop: int) -> Ints:
+        """Count output-ticks at risk, or labels, by age in the ticks `[first, stop)`, `int64[ticks, bins]`."""
+        last, length = self._last(), stop - first
+        there = np.flatnonzero((self.made < stop) & (last >= first))
+        made, last, is_labelled = self.made[there], last[there], self.ended[there] != NO_LABEL
+        counts = np.zeros((length, len(self._edges())), np.int64)
+        for number, (young, old) in enumerate(self._edges()):
+            if name == "labelled_by_age":
+                came = is_labelled & (last - made >= young) & (last - made < old) & (last < stop)
+                counts[:, number] = np.bincount(last[came] - first, minlength=length)
+                continue
+            begins = np.maximum(made + young - first, 0)
+            stops = np.minimum(np.minimum(made + old - 1, last) - first, length - 1)
+            inside = begins <= stops
+            change = np.bincount(begins[inside], minlength=length + 1) - np.bincount(
+                stops[inside] + 1, minlength=length + 1
+            )
+            counts[:, number] = np.cumsum(change)[:length]
         return counts
+
+
+def _columns(bins: Ints) -> Ints:
+    """Bins as `int64[rows, features]`, also where a row has only one."""
+    return bins if bins.ndim == 2 else bins[:, None]  # noqa: PLR2004 - rows, and features where a bin has them
 
 
 def counted(history: History, binning: Binning, statistics: tuple[Statistic, ...]) -> CountedHistory:
@@ -237,29 +442,12 @@ def counted(history: History, binning: Binning, statistics: tuple[Statistic, ...
         first_tick=first,
         ticks=last - first + 1,
         output_ticks=int(made.max()) - first + 1,
-        outputs=_Counted(made[order], [axis[order] for axis in axes], bins["outputs"]),
-        labelled=_Counted(ended[of_label], [axis[of_label] for axis in axes], bins["labelled"]),
-        ages=_ages(made - first, np.where(history.labelled, ended - first, NO_LABEL), last - first + 1, binning),
+        outputs=_Counted(made[order], axes[order], bins["outputs"]),
+        labelled=_Counted(ended[of_label], axes[of_label], bins["labelled"]),
+        made=made - first,
+        ended=np.where(history.labelled, ended - first, NO_LABEL),
     )
 
 
 def _features(history: History, binning: Binning) -> list[tuple[FeatureBins, FeatureHistory]]:
     return [(bins, history.features[bins.name]) for bins in binning.features]
-
-
-def _ages(made: Ints, ended: Ints, ticks: int, binning: Binning) -> dict[str, Ints]:
-    """Count output-ticks at risk and labels by tick and age bin, `int64[ticks, bins]` each."""
-    edges = np.asarray(binning.age_edges_ticks)
-    at_risk = np.zeros((ticks, len(edges) - 1), np.int64)
-    labelled = np.zeros_like(at_risk)
-    last = np.where(ended == NO_LABEL, ticks - 1, ended)
-    for number, (young, old) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-        begins, stops = made + young, np.minimum(made + old - 1, last)
-        inside = (begins <= stops) & (begins < ticks)
-        change = np.bincount(begins[inside], minlength=ticks + 1) - np.bincount(
-            np.minimum(stops[inside] + 1, ticks), minlength=ticks + 1
-        )
-        at_risk[:, number] = np.cumsum(change)[:ticks]
-        came = (ended != NO_LABEL) & (ended - made >= young) & (ended - made < old)
-        labelled[:, number] = np.bincount(ended[came], minlength=ticks)
-    return {"at_risk_by_age": at_risk, "labelled_by_age": labelled}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detectors.alarm import Flags, Floats
-from detectors.detector import Reference, Tick
+from detectors.detector import LaneTicks, Reference
 
 NEEDS = ("at_risk_by_age", "labelled_by_age")
 LEAST_LABELS = 20
@@ -40,26 +40,20 @@ class Hazards:
         """Only the whole model."""
         return np.array([lane == self.whole for lane in range(self.lanes)], dtype=np.bool_)
 
-    def at_risk(self, tick: Tick) -> Floats:
-        """Output-ticks at risk in the known bins."""
-        waiting: Floats = tick.arrays["at_risk_by_age"][self.whole][self.known].astype(np.float64)
+    def at_risk(self, seen: LaneTicks) -> Floats:
+        """Output-ticks at risk in the known bins, `float64[rows, bins]`."""
+        waiting: Floats = seen.arrays["at_risk_by_age"][:, self.known].astype(np.float64)
         return waiting
 
-    def labelled(self, tick: Tick) -> Floats:
-        """Labels in the known bins."""
-        labels: Floats = tick.arrays["labelled_by_age"][self.whole][self.known].astype(np.float64)
+    def labelled(self, seen: LaneTicks) -> Floats:
+        """Labels in the known bins, `float64[rows, bins]`."""
+        labels: Floats = seen.arrays["labelled_by_age"][:, self.known].astype(np.float64)
         return labels
 
-    def on_lanes(self, values: Floats) -> Floats:
-        """Put values of the whole model on its lane, 0 elsewhere: `float64[m]` to `float64[lanes, m]`."""
-        spread = np.zeros((self.lanes, *values.shape))
-        spread[self.whole] = values
-        return spread
-
-    def tally(self, tick: Tick) -> Floats:
-        """Count labels, labels again, and labels expected, `float64[lanes, 3]`."""
-        labels, expected = self.labelled(tick).sum(), self.at_risk(tick) @ self.rate
-        return self.on_lanes(np.array([labels, labels, expected]))
+    def tally(self, seen: LaneTicks) -> Floats:
+        """Count labels, labels again, and labels expected, `float64[rows, 3]`."""
+        labels = self.labelled(seen).sum(axis=1)
+        return np.stack([labels, labels, self.at_risk(seen) @ self.rate], axis=1)
 
 
 def hazards(reference: Reference) -> Hazards | None:

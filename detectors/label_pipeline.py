@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, Reference, Tick, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
 from detectors.label_hazard import HIGHEST_HAZARD, NEEDS, Hazards, hazards
 from schemas.finding import Effect
 
@@ -53,17 +53,19 @@ class FittedPipeline:
         """Only the whole model."""
         return self.healthy.watched()
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-values for each ratio, `float64[lanes, 6]`."""
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-values for each ratio, `float64[rows, 6]`."""
         ratio = np.array(RATIOS)[:, None]
         allowed = np.where(ratio > 1, self.fastest, self.slowest)
         broken = np.clip(ratio * allowed, 0.0, HIGHEST_HAZARD)
-        labels, at_risk = self.healthy.labelled(tick), self.healthy.at_risk(tick)
-        return self.healthy.on_lanes(_log_ratio(labels, at_risk, broken, allowed))
+        labels, at_risk = self.healthy.labelled(seen), self.healthy.at_risk(seen)
+        came, stayed = _log_ratios(broken, allowed)
+        evidence: Floats = labels @ came.T + (at_risk - labels) @ stayed.T
+        return evidence
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002 - the same for each ratio
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - the same for each ratio
         """Count labels, labels again, and labels expected."""
-        return self.healthy.tally(tick)
+        return self.healthy.tally(seen)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:
         """Half the log ratio of labels to labels expected, in the direction that leads."""
@@ -73,11 +75,13 @@ class FittedPipeline:
         middle: Floats = np.where(faster, np.maximum(seen, least), np.minimum(seen, -least))
         return middle
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        """Log e-values against "still at least as far off as the midpoint", `float64[lanes, 1]`."""
-        off = np.clip(self.healthy.rate * np.exp(midpoint[self.healthy.whole]), 1e-12, HIGHEST_HAZARD)
-        labels, at_risk = self.healthy.labelled(tick), self.healthy.at_risk(tick)
-        return self.healthy.on_lanes(_log_ratio(labels, at_risk, self.healthy.rate[None], off[None]))
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Log e-values against "still at least as far off as the midpoint", `float64[rows, 1]`."""
+        off = np.clip(self.healthy.rate * np.exp(midpoint)[:, None], 1e-12, HIGHEST_HAZARD)
+        labels, at_risk = self.healthy.labelled(seen), self.healthy.at_risk(seen)
+        came, stayed = _log_ratios(self.healthy.rate, off)
+        evidence: Floats = (labels * came + (at_risk - labels) * stayed).sum(axis=1, keepdims=True)
+        return evidence
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
         """Say how many labels came, and how many should have."""
@@ -91,10 +95,9 @@ class FittedPipeline:
         )
 
 
-def _log_ratio(labels: Floats, at_risk: Floats, broken: Floats, allowed: Floats) -> Floats:
-    """Sum over age bins of the log-likelihood ratio, `float64[bins]` each, hazards `float64[alternatives, bins]`."""
-    ratio: Floats = np.log(broken / allowed) @ labels + (np.log1p(-broken) - np.log1p(-allowed)) @ (at_risk - labels)
-    return ratio
+def _log_ratios(broken: Floats, allowed: Floats) -> tuple[Floats, Floats]:
+    """Log likelihood ratios of one output-tick that ended with a label, and of one that did not."""
+    return np.log(broken / allowed), np.log1p(-broken) - np.log1p(-allowed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +112,7 @@ class LabelPipeline:
 
     name: ClassVar[str] = "label_pipeline"
     needs: ClassVar[tuple[str, ...]] = NEEDS
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from detectors.alarm import LOWEST, Flags, Floats, Ints
-from detectors.detector import Description, Reference, Tick, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
 from detectors.label_hazard import NEEDS, Hazards, hazards
 from detectors.silence import QUIET_SHARE, RECOVERED_SHARES, STILL_SILENT_SHARE
 from schemas.finding import Effect
@@ -40,23 +40,22 @@ class FittedLabelSilence:
         """Only the whole model."""
         return self.healthy.watched()
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-value, `float64[lanes, 1]`: that of so many outputs without a single label."""
-        if tick.arrays["labelled_by_age"][self.healthy.whole].any():
-            return self.healthy.on_lanes(np.array([LOWEST]))
-        return self.healthy.on_lanes(np.array([-(np.log1p(-self.least) @ self.healthy.at_risk(tick))]))
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-value, `float64[rows, 1]`: that of so many outputs without a single label."""
+        unlabelled = -(self.healthy.at_risk(seen) @ np.log1p(-self.least))
+        return np.where(seen.arrays["labelled_by_age"].any(axis=1), LOWEST, unlabelled)[:, None]
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002 - there is one alternative
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - there is one alternative
         """Count labels, labels again, and labels expected."""
-        return self.healthy.tally(tick)
+        return self.healthy.tally(seen)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Share of the expected labels below which they have still stopped."""
         return np.full(len(sums), STILL_SILENT_SHARE)
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        """Log e-values against "at most the midpoint's share comes" (Poisson), `float64[lanes, 2]`."""
-        tally = self.healthy.tally(tick)
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Log e-values against "at most the midpoint's share comes" (Poisson), `float64[rows, 2]`."""
+        tally = self.healthy.tally(seen)
         more = np.asarray(RECOVERED_SHARES) / midpoint[:, None]
         evidence: Floats = tally[:, 1:2] * np.log(more) - (more - 1) * (tally[:, 2] * midpoint)[:, None]
         return evidence
@@ -88,6 +87,7 @@ class LabelSilence:
 
     name: ClassVar[str] = "label_silence"
     needs: ClassVar[tuple[str, ...]] = NEEDS
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class RawError:
 
     name: ClassVar[str] = "raw_error"
     needs: ClassVar[tuple[str, ...]] = ("labelled_by_delay_hour", "wrong_by_delay_hour")
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = True
     absence_counts: ClassVar[bool] = False

@@ -11,7 +11,7 @@ import numpy as np
 
 from detectors.alarm import LOWEST, Flags, Floats, Ints
 from detectors.binning import HOUR_MS, WEEK_HOURS, week_hour
-from detectors.detector import Description, Reference, Tick, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
 from schemas.finding import Effect
 
 QUIET_SHARE = 0.5
@@ -56,28 +56,25 @@ class FittedSilence:
         """Even over full and half traffic."""
         return uniform(len(RECOVERED_SHARES))
 
-    def _hour(self, tick: Tick) -> int:
-        return int(week_hour(np.array([tick.start_ms]))[0])
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-values, `float64[rows, 1]`: what was expected where nothing came, else none at all."""
+        outputs = seen.arrays["outputs"][:, 0]
+        return np.where(outputs == 0, self.least[seen.lanes, week_hour(seen.start_ms)], LOWEST)[:, None]
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-values, `float64[lanes, 1]`: what was expected where nothing came, else none at all."""
-        outputs = tick.arrays["outputs"][:, 0]
-        return np.where(outputs == 0, self.least[:, self._hour(tick)], LOWEST)[:, None]
-
-    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002 - there is one alternative
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - there is one alternative
         """Count outputs twice, and those expected."""
-        outputs = tick.arrays["outputs"][:, 0].astype(np.float64)
-        return np.stack([outputs, outputs, self.usual[:, self._hour(tick)]], axis=1)
+        outputs = seen.arrays["outputs"][:, 0].astype(np.float64)
+        return np.stack([outputs, outputs, self.usual[seen.lanes, week_hour(seen.start_ms)]], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Share of the usual traffic below which a lane is still silent."""
         return np.full(len(sums), STILL_SILENT_SHARE)
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        """Log e-values against "at most the midpoint's share comes" (Poisson), `float64[lanes, 2]`."""
-        silent = self.usual[:, self._hour(tick)] * midpoint
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Log e-values against "at most the midpoint's share comes" (Poisson), `float64[rows, 2]`."""
+        silent = self.usual[seen.lanes, week_hour(seen.start_ms)] * midpoint
         more = np.asarray(RECOVERED_SHARES) / midpoint[:, None]
-        evidence: Floats = tick.arrays["outputs"] * np.log(more) - (more - 1) * silent[:, None]
+        evidence: Floats = seen.arrays["outputs"] * np.log(more) - (more - 1) * silent[:, None]
         return evidence
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
@@ -108,6 +105,7 @@ class Silence:
 
     name: ClassVar[str] = "silence"
     needs: ClassVar[tuple[str, ...]] = ("outputs", "outputs_by_week_hour")
+    reads: ClassVar[tuple[str, ...]] = ("outputs",)
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = True

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, Reference, Tick, Z, grouped, softplus, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, grouped, softplus, uniform
 from schemas.finding import Effect
 
 RATIOS = (1.15, 1.3, 1.5, 1.8, 2.2, 3.0, 5.0, 10.0)
@@ -78,42 +78,43 @@ class Stratified:
         """Even over two ways of being well."""
         return uniform(2)
 
-    def _counts(self, tick: Tick, name: str) -> Ints:
-        return flat(tick.arrays[name], delay_only=self.delay_only)
+    def _counts(self, seen: LaneTicks, name: str) -> Ints:
+        return flat(seen.arrays[name], delay_only=self.delay_only)
 
-    def evidence(self, tick: Tick) -> Floats:
-        """Log e-values for each odds ratio, `float64[lanes, 8]`."""
+    def evidence(self, seen: LaneTicks) -> Floats:
+        """Log e-values for each odds ratio, `float64[rows, 8]`."""
         ratio = np.log(RATIOS)
-        total = self._counts(tick, self.total)
-        errors = self._counts(tick, self.wrong).sum(axis=1)
-        lane, cell = np.nonzero(total)
-        base = (self.cells[cell] + self.offsets[lane])[:, None]
-        loss = total[lane, cell][:, None] * (softplus(base + ratio) - softplus(base))
-        evidence: Floats = errors[:, None] * ratio - _by_lane(loss, lane, len(total))
+        total = self._counts(seen, self.total)
+        errors = self._counts(seen, self.wrong).sum(axis=1)
+        row, cell = np.nonzero(total)
+        base = (self.cells[cell] + self.offsets[seen.lanes[row]])[:, None]
+        loss = total[row, cell][:, None] * (softplus(base + ratio) - softplus(base))
+        evidence: Floats = errors[:, None] * ratio - _by_row(loss, row, len(total))
         return evidence
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002 - one alternative as good as another here
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - one alternative as good as another here
         """Labels, errors, errors expected of a healthy lane at these delays."""
-        total = self._counts(tick, self.total)
-        lane, cell = np.nonzero(total)
-        rate = expit(self.healthy_cells[cell] + self.healthy_offsets[lane])
-        expected = _by_lane((total[lane, cell] * rate)[:, None], lane, len(total))[:, 0]
-        return np.stack([total.sum(axis=1), self._counts(tick, self.wrong).sum(axis=1), expected], axis=1)
+        total = self._counts(seen, self.total)
+        row, cell = np.nonzero(total)
+        rate = expit(self.healthy_cells[cell] + self.healthy_offsets[seen.lanes[row]])
+        expected = _by_row((total[row, cell] * rate)[:, None], row, len(total))[:, 0]
+        return np.stack([total.sum(axis=1), self._counts(seen, self.wrong).sum(axis=1), expected], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Half the log odds ratio that was seen, and no less than what the null itself tolerates."""
         tolerated = np.median(self.cells - self.healthy_cells) + self.offsets - self.healthy_offsets
         return np.maximum(np.maximum(_log_ratio(sums) / 2, tolerated), np.log(LEAST_RATIO))
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        """Log e-values against "still at least at the midpoint", `float64[lanes, 2]`."""
-        total = self._counts(tick, self.total)
-        errors = self._counts(tick, self.wrong).sum(axis=1)
-        well = np.stack([self.recovered, (self.recovered + midpoint) / 2], axis=1) - midpoint[:, None]
-        lane, cell = np.nonzero(total)
-        base = (self.healthy_cells[cell] + self.healthy_offsets[lane] + midpoint[lane])[:, None]
-        loss = total[lane, cell][:, None] * (softplus(base + well[lane]) - softplus(base))
-        evidence: Floats = errors[:, None] * well - _by_lane(loss, lane, len(total))
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        """Log e-values against "still at least at the midpoint", `float64[rows, 2]`."""
+        total = self._counts(seen, self.total)
+        errors = self._counts(seen, self.wrong).sum(axis=1)
+        recovered = self.recovered[seen.lanes]
+        well = np.stack([recovered, (recovered + midpoint) / 2], axis=1) - midpoint[:, None]
+        row, cell = np.nonzero(total)
+        base = (self.healthy_cells[cell] + self.healthy_offsets[seen.lanes[row]] + midpoint[row])[:, None]
+        loss = total[row, cell][:, None] * (softplus(base + well[row]) - softplus(base))
+        evidence: Floats = errors[:, None] * well - _by_row(loss, row, len(total))
         return evidence
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
@@ -136,12 +137,12 @@ def flat(counts: Ints, *, delay_only: bool) -> Ints:
     return cells
 
 
-def _by_lane(values: Floats, lane: Ints, lanes: int) -> Floats:
-    """Sum rows of ascending lanes, `float64[n, m]` to `float64[lanes, m]`."""
-    sums = np.zeros((lanes, values.shape[1]))
-    if len(lane):
-        starts = np.flatnonzero(np.diff(lane, prepend=-1))
-        sums[lane[starts]] = np.add.reduceat(values, starts, axis=0)
+def _by_row(values: Floats, row: Ints, rows: int) -> Floats:
+    """Sum values of ascending rows, `float64[n, m]` to `float64[rows, m]`."""
+    sums = np.zeros((rows, values.shape[1]))
+    if len(row):
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        sums[row[starts]] = np.add.reduceat(values, starts, axis=0)
     return sums
 
 

@@ -37,3 +37,6 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
 
 NEEDS: tuple[str, ...] = tuple(sorted({name for one in DETECTORS.values() for name in one.needs}))
 """What the join counts: the union of what the detectors need."""
+
+READS: tuple[str, ...] = tuple(sorted({name for one in DETECTORS.values() for name in one.reads}))
+"""What a tick is judged by: the union of what the detectors read."""

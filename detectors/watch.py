@@ -2,7 +2,8 @@
 
 A lane is *armed* (it spends and rings), in *shadow* (it runs alike, but what it would ring is only counted), *open*
 (it rang: it spends nothing and waits for its own recovery test), or *disturbed* (its null does not hold now: it spends
-nothing and its mass is 0). A lane spends from its first event on.
+nothing and its mass is 0). A lane spends from its first event on, and rings only in a tick that says something about it:
+what it spends in between it is owed until then.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ import numpy as np
 
 from detectors.alarm import RULE_SPEND, Flags, Floats, Ints, refuse_nan, step
 from detectors.budget import Spend
-from detectors.detector import Description, Detector, Fitted, Tick
-from detectors.onset import Cells, Onset, empty_rings, onset, past, push, sums_since
+from detectors.detector import Description, Detector, Fitted, LaneTicks, Tick
+from detectors.onset import COLUMNS, GROUPS, Cells, Onset, empty_rings, onset, past, push, sums_since
 from schemas.lane import Lane
 
 RECENT_TICKS = 48
@@ -31,6 +32,8 @@ class Watch:
         `float64[lanes]`: per tick, of the alarm and of the recovery test.
     weights, groups, recovery_weights
         Those of `fitted`, asked for once.
+    judged
+        `int64[n]`: the lanes that `fitted` watches.
     """
 
     detector: Detector
@@ -42,6 +45,7 @@ class Watch:
     weights: Floats
     groups: Floats
     recovery_weights: Floats
+    judged: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +57,9 @@ class WatchState:
     ticks
         Ticks taken.
     mass, recovery_mass
-        M of the alarm, and of the recovery test.
+        M of the alarm, as of the lane's last row, and of the recovery test.
+    owed
+        `float64[lanes]`: what the lane spent since then.
     open, heard
         `bool[lanes]`.
     since
@@ -66,6 +72,7 @@ class WatchState:
 
     ticks: int
     mass: Floats
+    owed: Floats
     recovery_mass: Floats
     open: Flags
     heard: Flags
@@ -95,15 +102,12 @@ class Outcome:
         Armed lanes that rang.
     cleared
         `int64[n]`: open lanes whose recovery test rang.
-    tally
-        `float64[lanes, 3]`: the tick's events, observed and expected.
     spent, lump_spent, recovery_spent
         Sums over armed lanes of what this tick spent; `lanes` and `testing` are how many did.
     """
 
     alarms: list[Alarm]
     cleared: Ints
-    tally: Floats
     spent: float
     lump_spent: float
     recovery_spent: float
@@ -124,6 +128,7 @@ def watch(detector: Detector, fitted: Fitted, lanes: tuple[str, ...], armed: Fla
         weights=fitted.weights,
         groups=fitted.groups,
         recovery_weights=fitted.recovery_weights,
+        judged=np.flatnonzero(fitted.watched),
     )
 
 
@@ -145,8 +150,9 @@ def begin(one: Watch) -> WatchState:
     lanes = len(one.lanes)
     return WatchState(
         ticks=0,
-        mass=np.zeros((lanes, len(one.fitted.weights))),
-        recovery_mass=np.zeros((lanes, len(one.fitted.recovery_weights))),
+        mass=np.zeros((lanes, len(one.weights))),
+        owed=np.zeros(lanes),
+        recovery_mass=np.zeros((lanes, len(one.recovery_weights))),
         open=np.zeros(lanes, np.bool_),
         heard=np.zeros(lanes, np.bool_),
         since=np.zeros(lanes, np.int64),
@@ -162,7 +168,7 @@ def advance(
 ) -> tuple[WatchState, Outcome]:
     """Take one tick; the state that was given is spent.
 
-    Its rings are written on where they are: to copy them is dearer than all the rest.
+    Its mass and rings are written on where they are: to copy them is dearer than all the rest.
 
     Parameters
     ----------
@@ -173,46 +179,45 @@ def advance(
     blind
         Whether the tick was not seen at all: nothing is said, spent or forgotten.
     """
-    fitted, detector = one.fitted, one.detector
-    says_nothing = disturbed or blind or (tick.empty and not detector.absence_counts)
-    lanes = len(one.lanes)
-    evidence = np.zeros(state.mass.shape) if says_nothing else fitted.evidence(tick)
-    refuse_nan(evidence, detector.name, one.lanes)
+    detector, mass, rings = one.detector, state.mass, state.rings
+    is_judged = not disturbed and not blind
+    seen = _seen(one, tick) if is_judged else None
 
-    live = one.armed & ~state.open & state.heard & (not disturbed) & (not blind)
+    live = one.armed & ~state.open & state.heard & is_judged
     base = one.spend * live
-    spend = one.spend * (state.heard & fitted.watched & (not blind))
-    extra = lump if base.any() else 0.0
-    if extra:
-        spend = spend + base * (extra / base.sum())
-    held = state.open | disturbed
-    taken = step(state.mass, spend, one.weights, evidence, groups=one.groups, held=held)
-    leading = np.where(state.open, state.leading, taken.leading)
+    spent = float(base.sum())
+    extra = lump if spent else 0.0
+    owed = np.where(disturbed, 0.0, state.owed)
+    if is_judged:
+        owed += one.spend * (state.heard & ~state.open)
+        owed += base * (extra / spent) if extra else 0.0
+    if disturbed:
+        mass[:] = 0.0
 
-    tally = np.zeros((lanes, 3)) if says_nothing else fitted.tally(tick, leading)
-    rings = state.rings
-    push(rings, state.ticks, np.hstack([taken.gain, tally]))
+    heard, leading = state.heard.copy(), state.leading.copy()
+    cell = np.zeros((len(one.lanes), COLUMNS))
+    rang = np.zeros(0, np.int64)
+    if seen is not None:
+        at = seen.lanes
+        evidence = one.fitted.evidence(seen)
+        refuse_nan(evidence, detector.name, one.lanes, at)
+        taken = step(mass[at], owed[at], one.weights, evidence, groups=one.groups)
+        mass[at], owed[at] = taken.mass, 0.0
+        leading[at] = np.where(state.open[at], leading[at], taken.leading)
+        tally = one.fitted.tally(seen, leading[at])
+        cell[at, :GROUPS], cell[at, GROUPS:] = taken.gain, tally
+        heard[at] |= tally[:, 0] > 0
+        rang = at[taken.crossed]
+    push(rings, state.ticks, cell)
     ticks = state.ticks + 1
 
-    rang = taken.crossed[one.armed[taken.crossed]]
-    shadow = taken.crossed[~one.armed[taken.crossed]]
     shadow_alarms = state.shadow_alarms.copy()
-    shadow_alarms[shadow] += 1
+    shadow_alarms[rang[~one.armed[rang]]] += 1
+    rang = rang[one.armed[rang]]
     alarms, midpoint = _alarms(one, rings, ticks, state.since, rang, leading, state.midpoint)
 
-    recovery_mass, cleared = state.recovery_mass, np.zeros(0, np.int64)
-    testing = state.open & (not disturbed) & (not blind)
-    if testing.any():
-        recovery = np.zeros(recovery_mass.shape) if says_nothing else fitted.recovery(tick, leading, state.midpoint)
-        refuse_nan(recovery[testing], f"{detector.name} recovery", one.lanes)
-        back = step(
-            recovery_mass,
-            one.recovery_spend,
-            one.recovery_weights,
-            np.where(testing[:, None], recovery, 0.0),
-            held=~testing,
-        )
-        recovery_mass, cleared = back.mass, back.crossed
+    testing = np.flatnonzero(state.open & is_judged)
+    recovery_mass, cleared = _recovered(one, state, seen, testing)
 
     is_open = state.open.copy()
     is_open[rang], is_open[cleared] = True, False
@@ -221,28 +226,49 @@ def advance(
     after = replace(
         state,
         ticks=ticks,
-        mass=taken.mass,
+        owed=owed,
         recovery_mass=recovery_mass,
         open=is_open,
-        heard=state.heard | (tally[:, 0] > 0),
+        heard=heard,
         since=since,
         leading=leading,
         midpoint=midpoint,
         shadow_alarms=shadow_alarms,
-        rings=rings,
     )
     paid = detector.guarantee == "budget"
     outcome = Outcome(
         alarms=alarms,
         cleared=cleared,
-        tally=tally,
-        spent=float(base.sum()) if paid else 0.0,
+        spent=spent if paid else 0.0,
         lump_spent=extra,
         recovery_spent=float(one.recovery_spend[testing].sum()) if paid else 0.0,
         lanes=int(live.sum()),
-        testing=int(testing.sum()),
+        testing=len(testing),
     )
     return after, outcome
+
+
+def _seen(one: Watch, tick: Tick) -> LaneTicks | None:
+    """Rows that say something to this detector; None where there are none."""
+    reads = one.detector.reads
+    seen = tick.every(reads, one.judged) if one.detector.absence_counts else tick.spoken(reads, one.fitted.watched)
+    return seen if len(seen.lanes) else None
+
+
+def _recovered(one: Watch, state: WatchState, seen: LaneTicks | None, testing: Ints) -> tuple[Floats, Ints]:
+    """Step the recovery test of the open lanes `testing`; return its M, and which of them are well again."""
+    if not len(testing):
+        return state.recovery_mass, testing
+    evidence = np.zeros((len(testing), len(one.recovery_weights)))
+    if seen is not None:
+        _, place, row = np.intersect1d(testing, seen.lanes, assume_unique=True, return_indices=True)
+        known = seen.picked(row)
+        evidence[place] = one.fitted.recovery(known, state.leading[known.lanes], state.midpoint[known.lanes])
+    refuse_nan(evidence, f"{one.detector.name} recovery", one.lanes, testing)
+    mass = state.recovery_mass.copy()
+    taken = step(mass[testing], one.recovery_spend[testing], one.recovery_weights, evidence)
+    mass[testing] = taken.mass
+    return mass, testing[taken.crossed]
 
 
 def recent(one: Watch, state: WatchState, lane: int) -> Description:
@@ -293,6 +319,7 @@ def carried(state: WatchState, was: tuple[str, ...], fresh: WatchState, now: tup
     return WatchState(
         ticks=state.ticks,
         mass=moved(state.mass, fresh.mass),
+        owed=moved(state.owed, fresh.owed) if same else fresh.owed,
         recovery_mass=moved(state.recovery_mass, fresh.recovery_mass),
         open=moved(state.open, fresh.open),
         heard=moved(state.heard, fresh.heard),

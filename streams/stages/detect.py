@@ -20,7 +20,7 @@ from detectors.budget import WEEK_MS, Budget
 from detectors.detector import Reference, Tick
 from detectors.fitting import spend_of
 from detectors.statistics import needed
-from detectors.table import DETECTORS, NEEDS
+from detectors.table import DETECTORS, READS
 from detectors.usable import fits
 from detectors.watch import Alarm, Outcome, Watch, WatchState, advance, begin, carried, recent, watch
 from schemas.baseline import Baseline
@@ -171,7 +171,7 @@ class _State(msgspec.Struct, array_like=True):
     given_up: list[tuple[str, int]]
 
 
-_ARRAYS = ("mass", "recovery_mass", "open", "heard", "since", "leading", "midpoint", "shadow_alarms", "rings")
+_ARRAYS = ("mass", "owed", "recovery_mass", "open", "heard", "since", "leading", "midpoint", "shadow_alarms", "rings")
 
 
 class Detect:
@@ -210,7 +210,7 @@ class Detect:
         self._budget = budget
         self._tick_ms = budget.tick_ms
         self._keeps_watch = partition_of(TOCSIN) == partition
-        self._statistics = needed(NEEDS)
+        self._statistics = needed(READS)
         self.counts = Counts()
 
         self._next_ms: int | None = None
@@ -418,8 +418,8 @@ class Detect:
             return answers  # its life begins with its first rows: how long before that the log began says nothing
         blind = any(one.baseline_version != state.version or not self._fits(one, state.baseline) for one in stats)
         self.counts.blind_ticks += blind
-        arrays = self._summed(state.baseline, state.index, [] if blind else stats)
-        tick = Tick(start_ms=start_ms, end_ms=end_ms, arrays=arrays, empty=blind or not stats)
+        lanes, arrays = self._summed(state.baseline, state.index, [] if blind else stats)
+        tick = Tick(start_ms=start_ms, end_ms=end_ms, lanes=lanes, arrays=arrays)
         lumps = self._lumps(model, start_ms)
         disturbed = state.disturbed
         for name, one in state.watches.items():
@@ -504,15 +504,20 @@ class Detect:
     def _fits(self, stats: WindowStats, whole: Baseline) -> bool:
         return fits(whole.binning, stats.lanes, stats.arrays, self._statistics)
 
-    def _summed(self, whole: Baseline, index: Mapping[str, int], stats: Sequence[WindowStats]) -> dict[str, Ints]:
-        """Add up integers on the lanes of the baseline; lanes that it does not list are not watched."""
-        arrays = {one.name: np.zeros((len(index), *one.shape(whole.binning)), np.int64) for one in self._statistics}
-        for one in stats:
-            place = np.array([index.get(name, -1) for name in one.lanes], np.int64)
+    def _summed(
+        self, whole: Baseline, index: Mapping[str, int], stats: Sequence[WindowStats]
+    ) -> tuple[Ints, dict[str, Ints]]:
+        """Add up integers on those lanes of the baseline that have any; lanes that it does not list are not watched."""
+        places = [np.fromiter((index.get(name, -1) for name in one.lanes), np.int64) for one in stats]
+        lanes = np.unique(np.concatenate([np.zeros(0, np.int64), *places]))
+        lanes = lanes[lanes >= 0]
+        arrays = {one.name: np.zeros((len(lanes), *one.shape(whole.binning)), np.int64) for one in self._statistics}
+        for one, place in zip(stats, places, strict=True):
             known = np.flatnonzero(place >= 0)
+            at = np.searchsorted(lanes, place[known])
             for name in arrays.keys() & one.arrays.keys():
-                arrays[name][place[known]] += one.arrays[name][known]
-        return arrays
+                arrays[name][at] += one.arrays[name][known]
+        return lanes, arrays
 
     def _judge_labels(self, state: ModelState) -> None:
         """Errors are not judged by delay while labels come late or soon, unless errors rang first.

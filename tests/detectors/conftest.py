@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -113,11 +114,7 @@ class Bench:
     def ticks(self, history: History) -> list[Tick]:
         """Statistics of each tick up to the last output."""
         counts = counted(history, self.baseline.binning, needed(NEEDS))
-        ticks = [
-            Tick(start_ms=start, end_ms=start + TICK_MS, arrays=arrays, empty=empty)
-            for start, arrays, empty in counts.each_tick(0)
-        ]
-        return ticks[: counts.output_ticks]
+        return list(islice(counts.each_tick(), counts.output_ticks))
 
     def run(self, ticks: list[Tick], names: tuple[str, ...] = tuple(DETECTORS), severity: float = 1.0) -> Run:
         """Replay; `severity` multiplies the shares."""

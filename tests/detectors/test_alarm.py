@@ -140,12 +140,10 @@ def test_without_data_only_the_spend_comes() -> None:
     assert tick.mass[0, 0] == pytest.approx(0.3)
 
 
-def test_a_held_lane_spends_nothing_and_does_not_ring() -> None:
-    held = np.array([True, False])
-    tick = step(np.zeros((2, 1)), np.full(2, 0.5), np.ones(1), np.full((2, 1), 3.0), held=held)
+def test_a_lane_rings_only_when_something_is_said() -> None:
+    tick = step(np.array([[0.9], [0.9]]), np.full(2, 0.2), np.ones(1), np.array([[0.0], [0.01]]))
     assert tick.crossed.tolist() == [1]
-    assert tick.mass[0, 0] == 0
-    assert tick.level[0] == 0
+    assert tick.mass[:, 0] == pytest.approx([1.1, 0.0])
 
 
 def test_arguments_are_left_as_they_were() -> None:
@@ -171,5 +169,5 @@ def test_evidence_beyond_all_bounds_is_no_trouble() -> None:
 
 def test_evidence_that_is_no_number_is_refused_by_name() -> None:
     with pytest.raises(EvidenceError, match=r"raw_error .* lane b"):
-        refuse_nan(np.array([[0.0], [np.nan]]), "raw_error", ("a", "b"))
-    refuse_nan(np.array([[-np.inf, 1.0]]), "silence", ("a",))
+        refuse_nan(np.array([[0.0], [np.nan]]), "raw_error", ("a", "b"), np.arange(2))
+    refuse_nan(np.array([[-np.inf, 1.0]]), "silence", ("a",), np.arange(1))

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import poisson
 
 from detectors.binning import NUMBER
-from detectors.detector import Tick
+from detectors.detector import LaneTicks, Tick
 from detectors.history import NO_LABEL, FeatureHistory, History
 from detectors.table import DETECTORS
 
@@ -113,14 +113,13 @@ def test_a_feature_of_the_wrong_type_rings(bench: Bench, ways: Ways) -> None:
 
 
 def stopped(ticks: list[Tick], from_minute: int, to_minute: int, lanes: list[int] | None = None) -> list[Tick]:
-    """Let outputs of these lanes stop."""
+    """Let these lanes say nothing, or all of them."""
     changed = []
     for tick in ticks:
         if from_minute <= tick.start_ms / MINUTE_MS < to_minute:
-            arrays = {name: array.copy() for name, array in tick.arrays.items()}
-            for lane in range(len(arrays["outputs"])) if lanes is None else lanes:
-                arrays["outputs"][lane] = 0
-            tick = replace(tick, arrays=arrays, empty=lanes is None)  # noqa: PLW2901
+            left = ~np.isin(tick.lanes, tick.lanes if lanes is None else lanes)
+            arrays = {name: array[left] for name, array in tick.arrays.items()}
+            tick = replace(tick, lanes=tick.lanes[left], arrays=arrays)  # noqa: PLW2901
         changed.append(tick)
     return changed
 
@@ -197,14 +196,19 @@ def test_a_model_that_becomes_unsure_opens_a_ticket_and_clears(bench: Bench, way
     assert any(70 < at < 90 and lane == "*" for at, _, lane in found.cleared)
 
 
+def rows(bench: Bench, history: History, number: int) -> LaneTicks:
+    """Every lane in one tick."""
+    tick = bench.ticks(history)[number]
+    return tick.every(tuple(tick.arrays), np.arange(len(bench.baseline.lanes)))
+
+
 @pytest.mark.parametrize("name", sorted(DETECTORS))
 def test_an_empty_tick_says_nothing_unless_absence_counts(bench: Bench, ways: Ways, name: str) -> None:
     detector = DETECTORS[name]
     fitted = detector.fit(bench.reference, 0.0)
     assert fitted is not None
-    tick = bench.ticks(ways.stream(11, 2))[0]
-    empty = replace(tick, arrays={of: np.zeros_like(array) for of, array in tick.arrays.items()}, empty=True)
-    evidence = fitted.evidence(empty)
+    some = rows(bench, ways.stream(11, 2), 0)
+    evidence = fitted.evidence(replace(some, arrays={of: 0 * array for of, array in some.arrays.items()}))
     judged = getattr(fitted, "judged", np.ones_like(evidence, dtype=bool))
     assert (not evidence[judged].any()) != detector.absence_counts
 
@@ -213,14 +217,14 @@ def test_an_empty_tick_says_nothing_unless_absence_counts(bench: Bench, ways: Wa
 def test_arguments_are_left_as_they_were_and_shapes_agree(bench: Bench, ways: Ways, name: str) -> None:
     fitted = DETECTORS[name].fit(bench.reference, 0.0)
     assert fitted is not None
-    tick = bench.ticks(ways.stream(12, 30))[170]
-    before = {of: array.copy() for of, array in tick.arrays.items()}
+    some = rows(bench, ways.stream(12, 30), 170)
+    before = {of: array.copy() for of, array in some.arrays.items()}
     lanes = len(bench.baseline.lanes)
     leading = np.zeros(lanes, np.int64)
-    evidence = fitted.evidence(tick)
-    tally = fitted.tally(tick, leading)
+    evidence = fitted.evidence(some)
+    tally = fitted.tally(some, leading)
     midpoint = fitted.midpoint(tally, leading)
-    recovery = fitted.recovery(tick, leading, midpoint)
+    recovery = fitted.recovery(some, leading, midpoint)
     assert evidence.shape == (lanes, len(fitted.weights))
     assert recovery.shape == (lanes, len(fitted.recovery_weights))
     assert tally.shape == (lanes, 3)
@@ -230,31 +234,34 @@ def test_arguments_are_left_as_they_were_and_shapes_agree(bench: Bench, ways: Wa
     if DETECTORS[name].guarantee == "budget":
         assert fitted.weights.sum() == pytest.approx(1)
         assert fitted.recovery_weights.sum() == pytest.approx(1)
-    assert all((tick.arrays[of] == array).all() for of, array in before.items())
+    assert all((some.arrays[of] == array).all() for of, array in before.items())
 
 
-@pytest.mark.parametrize("name", sorted(set(DETECTORS) - {"label_pipeline", "label_silence"}))
-def test_lanes_do_not_touch_one_another(bench: Bench, ways: Ways, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_a_row_says_the_same_whichever_others_stand_beside_it(bench: Bench, ways: Ways, name: str) -> None:
     fitted = DETECTORS[name].fit(bench.reference, 0.0)
     assert fitted is not None
-    tick = bench.ticks(ways.stream(13, 30))[170]
-    alone = fitted.evidence(tick)[2]
-    others = {of: array.copy() for of, array in tick.arrays.items()}
-    for array in others.values():
-        array[[0, 1, 3, 4]] = 0
-    assert (fitted.evidence(replace(tick, arrays=others))[2] == alone).all()
+    some = rows(bench, ways.stream(13, 30), 170)
+    leading, midpoint = np.zeros(len(some.lanes), np.int64), np.full(len(some.lanes), 0.5)
+    mixed = np.array([4, 0, 2])
+    for say in (
+        fitted.evidence,
+        lambda seen: fitted.tally(seen, leading[: len(seen.lanes)]),
+        lambda seen: fitted.recovery(seen, leading[: len(seen.lanes)], midpoint[: len(seen.lanes)]),
+    ):
+        assert say(some.picked(mixed)) == pytest.approx(say(some)[mixed], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
 def test_a_wider_null_is_never_more_evidence(bench: Bench, ways: Ways, name: str) -> None:
-    tick = bench.ticks(ways.stream(14, 30))[170]
+    some = rows(bench, ways.stream(14, 30), 170)
     if "silence" in name:
-        gone = {of: np.zeros_like(tick.arrays[of]) for of in ("outputs", "labelled_by_age")}
-        tick = replace(tick, arrays={**tick.arrays, **gone})
+        gone = {of: 0 * some.arrays[of] for of in ("outputs", "labelled_by_age")}
+        some = replace(some, arrays={**some.arrays, **gone})
     strict, wide = (DETECTORS[name].fit(bench.reference, width) for width in (0.0, 0.2))
     assert strict is not None
     assert wide is not None
-    more, less = strict.evidence(tick), wide.evidence(tick)
+    more, less = strict.evidence(some), wide.evidence(some)
     if name != "confidence_drop":  # its stakes change with its null
         assert (less <= more + 1e-9).all()
         assert (less < more).any() or DETECTORS[name].guarantee == "none"

@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 from detectors.alarm import Floats, Ints
 from detectors.binning import FEATURE_SLOTS, NULL
 from detectors.confidence_drop import FittedConfidence
-from detectors.detector import Fitted, Tick
+from detectors.detector import Fitted, LaneTicks
 from detectors.feature_integrity import FittedIntegrity, row_loss
 from detectors.label_hazard import Hazards
 from detectors.label_pipeline import FittedPipeline
@@ -20,11 +20,12 @@ ONE_LANE = np.array([True])
 RATES = st.floats(0.01, 0.9)
 
 
-def tick(**arrays: Ints) -> Tick:
-    return Tick(start_ms=0, end_ms=10_000, arrays=arrays, empty=False)
+def tick(**arrays: Ints) -> LaneTicks:
+    lanes = np.arange(len(next(iter(arrays.values()))))
+    return LaneTicks(lanes=lanes, start_ms=np.zeros_like(lanes), arrays=arrays)
 
 
-def factors(fitted: Fitted, of: Tick) -> Floats:
+def factors(fitted: Fitted, of: LaneTicks) -> Floats:
     """Return the e-values of a tick, for each alternative."""
     factor: Floats = np.exp(fitted.evidence(of)[0])
     return factor

@@ -20,14 +20,15 @@ OFF = np.log(3.0)
 
 HALF_WAY = float(expit(logit(HEALTHY) + OFF))
 LABELS = 20
+TOTAL, WRONG = RawError.reads
 
 
 def open_lanes(lanes: int, spend: float) -> tuple[Watch, WatchState]:
     """Return lanes that rang for errors at twice `OFF`, and test now whether they are well again."""
     cells, level = logit(np.array([HEALTHY])), np.zeros(lanes)
     fitted = Stratified(
-        total="n",
-        wrong="s",
+        total=TOTAL,
+        wrong=WRONG,
         delay_only=False,
         cells=cells,
         offsets=level,
@@ -57,8 +58,8 @@ def clearings(seed: int, lanes: int, ticks: int, allowed: float, rate: float, co
 
 
 def labelled(errors: np.ndarray) -> Tick:
-    arrays = {"n": np.full((len(errors), 1), LABELS), "s": errors[:, None]}
-    return Tick(start_ms=0, end_ms=10_000, arrays=arrays, empty=False)
+    arrays = {TOTAL: np.full((len(errors), 1), LABELS), WRONG: errors[:, None]}
+    return Tick(start_ms=0, end_ms=10_000, lanes=np.arange(len(errors)), arrays=arrays)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, Reference, Tick, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Tick, grouped, uniform
 from detectors.watch import Outcome, Watch, WatchState, advance, begin, carried, watch
 from schemas.finding import Effect
 
@@ -24,17 +24,18 @@ class Told:
     recovery_weights: Floats = field(default_factory=lambda: uniform(1))
     groups: Floats = field(default_factory=lambda: grouped(np.array([0])))
 
-    def evidence(self, tick: Tick) -> Floats:
-        return tick.arrays["nats"].astype(np.float64)[:, None]
+    def evidence(self, seen: LaneTicks) -> Floats:
+        return seen.arrays["nats"].astype(np.float64)[:, None]
 
-    def tally(self, tick: Tick, leading: Ints) -> Floats:  # noqa: ARG002
-        return np.stack([tick.arrays["events"], tick.arrays["events"], np.zeros(3)], axis=1).astype(np.float64)
+    def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002
+        events = seen.arrays["events"]
+        return np.stack([events, events, np.zeros(len(events))], axis=1).astype(np.float64)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         return np.full(len(sums), 0.5)
 
-    def recovery(self, tick: Tick, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
-        return -self.evidence(tick)
+    def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
+        return -self.evidence(seen)
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
         effect = Effect(observed=float(sums[lane, 1]), expected=0.0, unit="events")
@@ -44,7 +45,8 @@ class Told:
 @dataclass(frozen=True)
 class Telling:
     name: ClassVar[str] = "telling"
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ("nats", "events")
+    reads: ClassVar[tuple[str, ...]] = needs
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
@@ -61,7 +63,7 @@ def watching(armed: Flags = ALL) -> Watch:
 
 def told(*nats: int, events: int = 1) -> Tick:
     arrays = {"nats": np.array(nats, np.int64), "events": np.full(3, events, np.int64)}
-    return Tick(start_ms=0, end_ms=1, arrays=arrays, empty=False)
+    return Tick(start_ms=0, end_ms=1, lanes=np.arange(3), arrays=arrays)
 
 
 def run(one: Watch, *ticks: Tick, state: WatchState | None = None, **how: float) -> tuple[WatchState, list[Outcome]]:

@@ -86,7 +86,9 @@ class _Detection:
                 for at, lane in enumerate(one.lanes):
                     if lane in self.baseline.lanes:
                         arrays[name][self.baseline.lanes.index(lane)] += counts[at]
-        tick = Tick(start_ms=start_ms, end_ms=start_ms + TICK_MS, arrays=arrays, empty=not stats)
+        lanes = np.flatnonzero(np.isin(self.baseline.lanes, [lane for one in stats for lane in one.lanes]))
+        some = {name: counts[lanes] for name, counts in arrays.items()}
+        tick = Tick(start_ms=start_ms, end_ms=start_ms + TICK_MS, lanes=lanes, arrays=some)
         found: list[Finding] = []
         disturbed = self.disturbed
         for name, (one_watch, state) in self.watches.items():

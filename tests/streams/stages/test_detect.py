@@ -99,28 +99,26 @@ def source(whole: History, number: int, *, version: int = 1, minutes: float = np
     rows = np.flatnonzero(np.arange(len(whole.made_at_ms)) % SOURCES == number)
     counts = counted(taken(whole, rows), baseline().binning, needed(NEEDS))
     records: list[In] = []
-    for start, arrays, empty in counts.each_tick(0):
-        if start >= min(whole.made_at_ms.max() // TICK_MS * TICK_MS, minutes * 60_000):
+    for tick in counts.each_tick():
+        if tick.start_ms >= min(whole.made_at_ms.max() // TICK_MS * TICK_MS, minutes * 60_000):
             break
-        if not empty:
-            lanes = np.flatnonzero(arrays["outputs"][:, 0] + arrays["labelled_by_delay_hour"].sum(axis=(1, 2)))
-            lanes = np.union1d(lanes, [0])
+        if len(tick.lanes):
             records.append(
                 WindowStats(
                     model="m",
-                    tick_start_ms=start,
-                    tick_end_ms=start + TICK_MS,
+                    tick_start_ms=tick.start_ms,
+                    tick_end_ms=tick.end_ms,
                     source_partition=number,
                     source_partitions=SOURCES,
                     part=0,
                     parts=1,
                     baseline_version=version,
                     offsets={},
-                    lanes=tuple(baseline().lanes[lane] for lane in lanes),
-                    arrays={name: array[lanes] for name, array in arrays.items()},
+                    lanes=tuple(baseline().lanes[lane] for lane in tick.lanes),
+                    arrays=tick.arrays,
                 )
             )
-        records.append(closed(number, start + TICK_MS))
+        records.append(closed(number, tick.end_ms))
     return records
 
 

@@ -76,23 +76,23 @@ def found_in(seed: int, fault: Fault, minutes: int) -> list[Finding]:
     )
     detect.receive(baseline().split())
     findings: list[Finding] = []
-    for start, arrays, _ in counts.each_tick(0):
-        if start >= min(BEGIN_MS + minutes * MINUTE_MS, counts.reference_ms[1]):
+    for tick in counts.each_tick():
+        if tick.start_ms >= min(BEGIN_MS + minutes * MINUTE_MS, counts.reference_ms[1]):
             break
         stats = WindowStats(
             model="employment",
-            tick_start_ms=start,
-            tick_end_ms=start + TICK_MS,
+            tick_start_ms=tick.start_ms,
+            tick_end_ms=tick.end_ms,
             source_partition=0,
             source_partitions=1,
             part=0,
             parts=1,
             baseline_version=1,
             offsets={},
-            lanes=baseline().lanes,
-            arrays=arrays,
+            lanes=tuple(baseline().lanes[lane] for lane in tick.lanes),
+            arrays=tick.arrays,
         )
-        mark = Closed(source_partition=0, source_partitions=1, through_ms=start + TICK_MS, cause="records")
+        mark = Closed(source_partition=0, source_partitions=1, through_ms=tick.end_ms, cause="records")
         findings += [one for one in detect.receive([stats, mark]) if isinstance(one, Finding)]
     return findings
 
