@@ -45,6 +45,9 @@ LEDGER_MS = 3_600_000
 CLOSED_WAIT_MS = 60_000
 """How long a source partition may be silent, by the clock and at the live edge, before that is a monitoring gap."""
 
+CLOSED_WAIT_TICKS = 3
+"""The same in ticks, where that is longer: a source partition that follows is heard of once a tick."""
+
 BASELINE_WAIT_MS = 60_000
 """How long a tick waits, by the clock and at the live edge, for a baseline that its statistics name."""
 
@@ -728,9 +731,10 @@ class Detect:
     def _missed_sources(self, now_ms: int) -> list[Out]:
         """Say which source partitions have not closed a tick for too long."""
         findings: list[Out] = []
+        wait_ms = max(CLOSED_WAIT_MS, CLOSED_WAIT_TICKS * self._tick_ms)
         for source, through_ms in sorted(self._through.items()):
             silent_ms = now_ms - self._heard_at_ms.setdefault(source, now_ms)
-            if self._keeps_watch and silent_ms >= CLOSED_WAIT_MS and (TOCSIN, str(source)) not in self._gaps:
+            if self._keeps_watch and silent_ms >= wait_ms and (TOCSIN, str(source)) not in self._gaps:
                 finding = self._firing(
                     model=TOCSIN,
                     lane="*",

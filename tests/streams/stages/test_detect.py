@@ -448,6 +448,26 @@ def test_a_gap_needs_the_live_edge_and_is_told_by_one_owner() -> None:
     assert not [one for now_ms in range(0, 600_000, 30_000) for one in other.clock(now_ms, live=True)]
 
 
+def test_a_source_partition_that_closes_tick_after_tick_is_no_gap_however_long_the_ticks_are() -> None:
+    #  closed   100 s     160 s     220 s                    silent
+    #  clock         1,060     1,120     1,180 … 1,239 … 1,240
+    minute = 60_000
+    detect = Detect(
+        rows={},
+        partition=0,
+        partition_of=lambda _: 0,
+        tenant="acme",
+        environment="prod",
+        models={},
+        budget=replace(BUDGET, tick_ms=minute),
+    )
+    for at_ms in (100_000, 160_000, 220_000):
+        assert not findings(detect.clock(900_000 + at_ms, live=True))
+        fed(detect, [closed(number, at_ms) for number in range(SOURCES)])
+    assert not findings(detect.clock(1_120_000 + 3 * minute - 1, live=True))
+    assert len(findings(detect.clock(1_120_000 + 3 * minute, live=True))) == SOURCES
+
+
 def test_a_gap_is_never_decided_before_a_mark() -> None:
     detect = stage()
     through = marks(fed(detect, [closed(number, 100_000) for number in range(SOURCES)]))[-1]
