@@ -303,6 +303,7 @@ def _worker(table: Table) -> WorkerSettings:
         ),
         session_timeout_ms=table.duration("session_timeout", 6 * _S, 30 * _MIN),
         heartbeat_ms=table.duration("heartbeat", 100, _MIN),
+        clock=table.choice("clock", ("wall", "topic")),
         clock_every_ms=table.duration("clock_every", 100, _MIN),
         clock_wait_ms=table.duration("clock_wait", _S, _H),
         restore_wait_ms=table.duration("restore_wait", _S, _H),

@@ -162,6 +162,9 @@ class WorkerSettings:
         stands for the machine's name. Empty for workers that come and go.
     session_timeout_ms, heartbeat_ms
         After how long a silent worker's partitions are given away, and how often it says that it lives.
+    clock
+        `wall`: the workers write the time of their machines to the topic `clock`, and the join goes by its own. `topic`:
+        all go by that topic, and somebody else writes it, who replays.
     clock_every_ms
         How often the wall clock is written to the topic `clock`.
     clock_wait_ms
@@ -183,6 +186,7 @@ class WorkerSettings:
     instance: str
     session_timeout_ms: int
     heartbeat_ms: int
+    clock: Literal["wall", "topic"]
     clock_every_ms: int
     clock_wait_ms: int
     restore_wait_ms: int

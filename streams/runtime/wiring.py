@@ -200,8 +200,10 @@ async def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str,
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    joining = Joining(hot_path_settings(settings, clock="wall")) if "join" in stages else None
-    small = SmallStages(settings, [one for one in stages if one != "join"], environ, writes_clock=True)
+    joining = Joining(hot_path_settings(settings, clock=settings.worker.clock)) if "join" in stages else None
+    small = SmallStages(
+        settings, [one for one in stages if one != "join"], environ, writes_clock=settings.worker.clock == "wall"
+    )
     await small.start()
     if joining is not None:
         joining.start()

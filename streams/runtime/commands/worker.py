@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     logs.begin(logging.WARNING if arguments.quiet else logging.INFO)
     log.info("worker.begins stages=%s", ",".join(stages))
     if stages == ("join",):
-        return hot_path.serve(hot_path_settings(settings, clock="wall"))
+        return hot_path.serve(hot_path_settings(settings, clock=settings.worker.clock))
     asyncio.run(serve(settings, stages, os.environ))
     log.info("worker.ended reason=told")
     complain("stopped")
