@@ -110,11 +110,11 @@ def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
         if newest_ms != marks[sink]:
             verdict.incidents.append(f"sink {sink}: detect came to {newest_ms}, closed through {marks[sink]}")
     for place in oracle.differing(ours, expected):
-        verdict.incidents.append(f"finding {place}: {_apart(ours.get(place), expected.get(place))}")
+        verdict.incidents.append(f"finding {place}: {apart(ours.get(place), expected.get(place))}")
     verdict.counts["findings"] = len(ours)
 
 
-def _apart(ours: Any, theirs: Any) -> str:  # noqa: ANN401 -- two records of one kind, or one of them
+def apart(ours: Any, theirs: Any) -> str:  # noqa: ANN401 -- two records of one kind, or one of them
     """Say in which fields two records differ."""
     if ours is None or theirs is None:
         there = ours or theirs
@@ -124,7 +124,7 @@ def _apart(ours: Any, theirs: Any) -> str:  # noqa: ANN401 -- two records of one
     return ", ".join(f"{name} {a!s:.300} (expected {b!s:.300})" for name, a, b in pairs if a != b)
 
 
-def _content(incident: Incident) -> Incident:
+def content(incident: Incident) -> Incident:
     return replace(incident, recorded_at_ms=None)
 
 
@@ -132,7 +132,7 @@ def _incidents(routed: Iterable[Any]) -> dict[tuple[str, int], Incident]:
     """Transitions by (incident, seq)."""
     transitions = {}
     for one in routed:
-        incident = _content(incident_of(one))
+        incident = content(incident_of(one))
         transitions[incident.incident_id, incident.seq] = incident
     return transitions
 
@@ -155,9 +155,9 @@ def _triage(run: Simulation, verdict: Verdict) -> None:
         ours = _incidents(run.topics[topics.INCIDENTS, sink])
         verdict.incidents += _forms(run.topics[topics.INCIDENTS, sink])
         for place in oracle.differing(ours, expected):
-            verdict.incidents.append(f"transition {place}: {_apart(ours.get(place), expected.get(place))}")
+            verdict.incidents.append(f"transition {place}: {apart(ours.get(place), expected.get(place))}")
         latest = run.topics[topics.INCIDENTS_LATEST, sink].latest()
-        last = {key.decode(): _content(incident_of(entry)) for key, entry in latest.items()}
+        last = {key.decode(): content(incident_of(entry)) for key, entry in latest.items()}
         newest = {name: expected[name, seq] for name, seq in sorted(expected)}
         for name in oracle.differing(last, newest):
             verdict.incidents.append(f"latest of {name}")

@@ -16,6 +16,7 @@ class Entry(NamedTuple):
     key: bytes | None
     value: Any
     headers: Headers = ()
+    broker_ms: int = 0
 
 
 class Log:

@@ -274,22 +274,12 @@ class Simulation:
             if incident.status is Status.RESOLVED or self.rng.random() < 0.7:
                 continue
             at_ms = self.now_ms + self.rng.randrange(10) * TICK_MS
-            kind: ActKind = self.rng.choice(_ACTS)
-            number = self.rng.getrandbits(32)
-            act = IncidentAction(
-                act_id=f"act-{number:08x}",
+            act = act_of(
+                self.rng,
                 incident_id=incident.incident_id,
                 model=incident.model,
-                kind=kind,
-                actor=Actor(id="ann", kind="human"),
-                occurred_at_ms=at_ms,
-                decided_at_ms=at_ms,
-                reason="seen",
-                text="looked at it",
-                waiver="no snapshot possible" if kind == "contain" else "",
-                containment_kind="rollback" if kind == "contain" else "",
-                resolution="fixed" if kind == "resolve" else "",
-                to=Severity(max(1, incident.severity - 1)) if kind == "raise" else None,
+                severity=incident.severity,
+                at_ms=at_ms,
             )
             self._people.append((at_ms, act))
             self._people.sort(key=lambda one: one[0])
@@ -395,3 +385,24 @@ def incident_of(entry: Entry) -> Incident:
     """Read an incident as a consumer does."""
     event = from_kafka(entry.headers, entry.value)
     return Incident.decode(event.data if isinstance(event, CloudEvent) else event)
+
+
+def act_of(rng: random.Random, *, incident_id: str, model: str, severity: Severity, at_ms: int) -> IncidentAction:
+    """Let a person do one of the things that people do about an incident."""
+    kind: ActKind = rng.choice(_ACTS)
+    number = rng.getrandbits(32)
+    return IncidentAction(
+        act_id=f"act-{number:08x}",
+        incident_id=incident_id,
+        model=model,
+        kind=kind,
+        actor=Actor(id="ann", kind="human"),
+        occurred_at_ms=at_ms,
+        decided_at_ms=at_ms,
+        reason="seen",
+        text="looked at it",
+        waiver="no snapshot possible" if kind == "contain" else "",
+        containment_kind="rollback" if kind == "contain" else "",
+        resolution="fixed" if kind == "resolve" else "",
+        to=Severity(max(1, severity - 1)) if kind == "raise" else None,
+    )

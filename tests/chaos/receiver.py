@@ -1,0 +1,80 @@
+"""Who is told? A webhook's other end on loopback, which counts what it takes, and does not always answer."""
+
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+SECRET = "whsec_Y2hhb3MtY2hhb3MtY2hhb3MtY2hhb3M="  # noqa: S105 -- nobody else has one
+REFUSED_SHARE, UNANSWERED_SHARE = 0.1, 0.05
+"""Of the first deliveries of a message: refused with 503; taken, and the connection closed without an answer."""
+
+
+@dataclass
+class Receiver:
+    """Takes what is posted.
+
+    Parameters
+    ----------
+    seed
+        Which messages it refuses, or takes without saying so.
+    on_message
+        Called with each message that it takes for the first time.
+    """
+
+    seed: int
+    on_message: Callable[[dict[str, Any]], None]
+    taken: Counter[str] = field(default_factory=Counter)
+    """How often each id was taken."""
+
+    def __enter__(self) -> Self:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status = receiver._take(self.headers["webhook-id"], body)
+                if status is None:
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._lock = threading.Lock()
+        self._asked: Counter[str] = Counter()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="receiver", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def _take(self, name: str, body: bytes) -> int | None:
+        """Take a message; return the status to answer, None for no answer."""
+        with self._lock:
+            self._asked[name] += 1
+            chance = random.Random(f"{self.seed}/{name}").random()  # noqa: S311 -- chance that can be repeated
+            is_first = self._asked[name] == 1
+            if is_first and chance < REFUSED_SHARE:
+                return 503
+            self.taken[name] += 1
+            if self.taken[name] == 1:
+                self.on_message(json.loads(body))
+            return None if is_first and chance < REFUSED_SHARE + UNANSWERED_SHARE else 204

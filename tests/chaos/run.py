@@ -1,0 +1,180 @@
+"""Do harm to real processes on a real Kafka, round after round: `python tests/chaos/run.py --rounds 20 [--seed 0]`.
+
+Writes `build/chaos.json`; ends with status 1 when a figure that must be 0 is not. A round's harm, victims and moments
+follow from its seed: `--rounds 1 --seed 7` does the harm of round 7 alone.
+"""
+
+import argparse
+import json
+import logging
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streams.runtime import specs
+from tests.chaos.deployment import EACH_ALONE, Layout, Nodes
+from tests.chaos.harms import HARMS, harm_of
+from tests.chaos.judge import Faults, judge, read_logs
+from tests.chaos.world import World
+
+ROUND_TICKS = 24
+"""Ticks of a round's own workload."""
+BEFORE_S = 5.0
+"""How long a round goes on before its harm."""
+SHOWN = 5
+SHOWN_CHARACTERS = 600
+ZERO = ("lost", "doubled", "conservation_errors", "incident_differences", "pages_repeated")
+"""Figures of the judge that must be 0; so must be `zombies_alive`, `unclean_ends` and `invariants_broken`."""
+UNCONSERVED = '"event":"join.conservation_error"'
+READ_BACK = re.compile(r'"event":"cursor.read_back".*?"records":"(\d+)"')
+
+
+@dataclass
+class Report:
+    """What a run did and found."""
+
+    rounds: int
+    done: Counter[str]
+    ended: Counter[str]
+    faults: Faults
+    outputs: int
+    read_back: int
+    failed: str
+    harms: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What goes into the file."""
+        counts = self.faults.counts
+        own = ("zombies_alive", "unclean_ends")
+        return {
+            "rounds": self.rounds,
+            "kills": self.done["kills"],
+            "outputs": self.outputs,
+            **{name: len(self.faults.all()[name]) for name in ZERO},
+            **{name: self.done[name] for name in own},
+            "invariants_broken": self.ended["an invariant broken"],
+            "same_id_repeats": counts["same_id_repeats"],
+            "read_back": self.read_back,
+            "did": {name: n for name, n in self.done.items() if name not in {"kills", *own}},
+            "ended_by_itself": dict(self.ended),
+            "found": {name: n for name, n in counts.items() if name != "same_id_repeats"},
+            "harms": self.harms,
+            "faults": {name: one[:SHOWN] for name, one in self.faults.all().items() if one},
+            "failed": self.failed,
+        }
+
+    @property
+    def holds(self) -> bool:
+        """Whether every figure is 0 that must be."""
+        names = (*ZERO, "zombies_alive", "unclean_ends", "invariants_broken")
+        return not self.failed and not any(self.figures[name] for name in names)
+
+
+def run(
+    folder: Path, seeds: Sequence[int], *, nodes: int, outage_s: float, layout: Layout, harms: Sequence[str] = ()
+) -> Report:
+    """Do one harm a round, and judge the whole.
+
+    Parameters
+    ----------
+    harms
+        Names of harms, one for each seed; none: each round's own.
+    """
+    brokers = Nodes(folder / "kafka", nodes)
+    report = Report(0, Counter(), Counter(), Faults(), 0, 0, "")
+    try:
+        with World(folder, layout, brokers, seeds[0], outage_s) as world:
+            try:
+                for seed, name in zip(seeds, harms or [harm_of(seed, nodes) for seed in seeds], strict=True):
+                    began_ms = world.load.now_ms
+                    tell(f"round {report.rounds} seed {seed}: {name}")
+                    _round(world, seed, name)
+                    report.rounds += 1
+                    report.harms.append({"seed": seed, "harm": name, "from": began_ms, "to": world.load.now_ms})
+                tell("coming to rest")
+                world.finish()
+            except (TimeoutError, AssertionError):
+                report.failed = traceback.format_exc()
+            finally:
+                world.deployment.stop()
+            report.done, report.ended = world.counts, world.deployment.ended
+            report.outputs = world.load.outputs
+            logs = world.deployment.logs()
+            report.read_back = sum(int(records) for text in logs for records in READ_BACK.findall(text))
+            if not report.failed:
+                tell("judging")
+                settings = world.deployment.settings
+                report.faults = judge(
+                    read_logs(settings.kafka), world.load.now_ms, world.receiver.taken, specs.triage_spec(settings)
+                )
+            said = [line for text in logs for line in text.splitlines() if UNCONSERVED in line]
+            report.faults.conservation_errors += said
+    finally:
+        brokers.stop()
+    return report
+
+
+def _round(world: World, seed: int, name: str) -> None:
+    rng = random.Random(seed)  # noqa: S311 -- chance that can be repeated
+    world.load.begin(seed, ROUND_TICKS)
+    ends_ms = world.load.now_ms + ROUND_TICKS * 60_000
+    world.run_for(BEFORE_S)
+    HARMS[name](world, rng)
+    world.run_for(1.0)
+    while world.load.now_ms < ends_ms:
+        world.tick()
+    world.settle()
+
+
+def tell(text: str) -> None:
+    """Say how far it has come."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def main() -> int:
+    """Run, and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, required=True, help="how many harms")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round; each next round has the next")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="brokers")
+    parser.add_argument("--outage-s", type=float, default=120.0, help="how long the brokers stay away when all go")
+    parser.add_argument("--out", type=Path, default=Path("build/chaos.json"))
+    asked = parser.parse_args()
+    logging.getLogger("tocsin").setLevel(logging.CRITICAL)  # our own clients, when their brokers go
+    folder = Path(tempfile.mkdtemp(prefix="tocsin-chaos-"))
+    tell(f"logs: {folder}")
+    report = run(
+        folder,
+        range(asked.seed, asked.seed + asked.rounds),
+        nodes=asked.nodes,
+        outage_s=asked.outage_s,
+        layout=EACH_ALONE,
+    )
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(report.figures, indent=1) + "\n", encoding="utf-8")
+    for name, one in report.faults.all().items():
+        for fault in one[:SHOWN]:
+            tell(f"{name}: {fault[:SHOWN_CHARACTERS]}")
+    if report.failed:
+        tell(report.failed)
+    if report.holds:
+        with suppress(OSError):
+            shutil.rmtree(folder)
+    tell(", ".join(f"{name} {n}" for name, n in report.figures.items() if isinstance(n, int)))
+    return 0 if report.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
