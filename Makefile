@@ -4,9 +4,10 @@ UV    := sh deploy/uv.sh
 RUN   := $(UV) run --frozen
 KAFKA := $(UV) run --frozen --group kafka python deploy/kafka/local_kafka.py
 SEEDS ?= 100
+ROUNDS ?= 13
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint sim kafka kafka-stop kafka-fetch clean
+.PHONY: help setup demo test check lint sim chaos kafka kafka-stop kafka-fetch clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -33,6 +34,10 @@ lint: ## layout, lint, types, and what may import what
 sim: ## all stages under faults: SEEDS=n runs, from SEED=s on; results in build/sim.json
 	@mkdir -p build
 	$(RUN) python tests/simulation/run.py --seeds $(SEEDS) $(if $(SEED),--seed $(SEED))
+
+chaos: kafka-fetch ## real processes on a real Kafka under faults: ROUNDS=n, from SEED=s on, NODES=1|3, OUTAGE=seconds; results in build/chaos.json
+	@mkdir -p build
+	$(RUN) --group kafka python tests/chaos/run.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES)) $(if $(OUTAGE),--outage-s $(OUTAGE))
 
 kafka: kafka-fetch ## start a real Kafka on loopback and print its address; PORT=n, NODES=1|3
 	@$(KAFKA) start --data build/kafka --address-file build/kafka.address $(if $(PORT),--port $(PORT)) $(if $(NODES),--nodes $(NODES))

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, Signals
+from typing import Self
 
 from config.load import load
 from config.settings import Settings
@@ -58,31 +59,47 @@ request_timeout_ms = 3_000
 """
 
 
+@dataclass(frozen=True)
 class Nodes:
-    """The brokers: one, or three."""
+    """The brokers, one or three.
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.count = count
-        self._data = str(folder)
-        self.address = self._call(
-            "start", "--data", self._data, "--nodes", str(count), "--heap-mb", "512", "--set", "broker.session.timeout.ms=6000"
-        )  # fmt: skip
+    Parameters
+    ----------
+    data
+        The folder of a cluster of our own, which can be harmed; None for brokers that others use too.
+    """
 
-    def _call(self, *words: str) -> str:
-        done = subprocess.run([sys.executable, str(LOCAL_KAFKA), *words], check=True, stdout=subprocess.PIPE, text=True)
-        return done.stdout.strip()
+    address: str
+    count: int
+    data: Path | None
+
+    @classmethod
+    def start(cls, data: Path, count: int) -> Self:
+        """Start a cluster of our own."""
+        words = ("--nodes", str(count), "--heap-mb", "512", "--set", "broker.session.timeout.ms=6000")
+        return cls(_local_kafka("start", "--data", str(data), *words), count, data)
+
+    def harm(self, act: str, *words: str) -> None:
+        """Stop, start, kill or restart."""
+        assert self.data is not None, "brokers that others use too"
+        _local_kafka(act, "--data", str(self.data), *words)
 
     def kill(self, node: int) -> None:
-        self._call("kill", "--data", self._data, str(node))
+        self.harm("kill", str(node))
 
     def restart(self, node: int) -> None:
-        self._call("restart", "--data", self._data, str(node))
+        self.harm("restart", str(node))
 
     def stop(self) -> None:
-        self._call("stop", "--data", self._data)
+        self.harm("stop")
 
-    def start(self) -> None:
-        self._call("start", "--data", self._data, "--nodes", str(self.count))
+    def start_again(self) -> None:
+        self.harm("start", "--nodes", str(self.count))
+
+
+def _local_kafka(*words: str) -> str:
+    done = subprocess.run([sys.executable, str(LOCAL_KAFKA), *words], check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip()
 
 
 @dataclass
@@ -118,7 +135,7 @@ class Deployment:
     replication: int
     url: str
     layout: Layout
-    prefix: str = "chaos."
+    prefix: str
     workers: dict[str, Worker] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     """Why processes ended by themselves, how often."""

@@ -59,13 +59,20 @@ def _kill(world: World, name: str) -> None:
     world.counts["kills"] += 1
 
 
+def _tell_to_stop(world: World, name: str) -> None:
+    """End one with SIGTERM; who serves already ends in order."""
+    served = world.deployment.workers[name].took
+    status = world.deployment.end(name, signal.SIGTERM)
+    world.counts["terms"] += 1
+    world.counts["unclean_ends"] += served and status != 0
+
+
 def term(world: World, rng: random.Random) -> None:
     """Tell one worker of the join and one of another stage to stop, in the middle of a backlog."""
     for stage in ("join", rng.choice(SMALL)):
         name = rng.choice(world.deployment.of(stage))
         world.backlog(name)
-        world.counts["terms"] += 1
-        world.counts["unclean_ends"] += world.deployment.end(name, signal.SIGTERM) != 0
+        _tell_to_stop(world, name)
         world.run_for(rng.uniform(0.0, 3.0))
         world.deployment.start(name)
 
@@ -97,7 +104,7 @@ def storm(world: World, rng: random.Random) -> None:
     for name in leaving:
         world.counts["moves"] += 1
         if rng.random() < 0.5:
-            world.counts["unclean_ends"] += world.deployment.end(name, signal.SIGTERM) != 0
+            _tell_to_stop(world, name)
         else:
             _kill(world, name)
         world.run_for(rng.uniform(0.0, 3.0))
@@ -128,7 +135,7 @@ def outage(world: World, rng: random.Random) -> None:
     while time.monotonic() < until_s:
         world.deployment.look()
         time.sleep(0.2)
-    world.nodes.start()
+    world.nodes.start_again()
     for _ in range(min(int(world.outage_s / TICK_S), MISSED_TICKS)):
         world.load.tick()
 

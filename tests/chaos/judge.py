@@ -112,10 +112,10 @@ def judge(logs: Logs, now_ms: int, taken: Mapping[str, int], triage: StageSpec[A
         The spec of triage.
     """
     faults = Faults()
-    sums = _join(logs, now_ms, faults)
-    _findings(logs, sums, faults)
-    _incidents(logs, triage, faults)
-    _messages(logs, now_ms, taken, faults)
+    sums = judge_join(logs, now_ms, faults)
+    judge_findings(logs, sums, faults)
+    judge_incidents(logs, triage, faults)
+    judge_messages(logs, now_ms, taken, faults)
     return faults
 
 
@@ -161,7 +161,7 @@ def conservation_errors(counters: Mapping[str, int]) -> list[str]:
     return [f"{what}: {left}, accounted for {right}" for what, (left, right) in sides.items() if left != right]
 
 
-def _join(logs: Logs, now_ms: int, faults: Faults) -> oracle.Sums:
+def judge_join(logs: Logs, now_ms: int, faults: Faults) -> oracle.Sums:
     """Hold outcomes, counters and window statistics against the oracle; return the oracle's sums."""
     sums: oracle.Sums = defaultdict(lambda: defaultdict(list))
     expected: dict[tuple[int, str, int, int], bytes] = {}
@@ -221,7 +221,7 @@ def _through_ms(logs: Logs, sink: int) -> int:
     return min(through.values())
 
 
-def _findings(logs: Logs, sums: oracle.Sums, faults: Faults) -> None:
+def judge_findings(logs: Logs, sums: oracle.Sums, faults: Faults) -> None:
     """Compare findings by (id, revision)."""
     sinks = len(_sinks(logs))
     through_ms = [_through_ms(logs, sink) for sink in range(sinks)]
@@ -256,7 +256,7 @@ def _findings(logs: Logs, sums: oracle.Sums, faults: Faults) -> None:
 Transitions = dict[tuple[str, int], Incident]
 
 
-def _incidents(logs: Logs, spec: StageSpec[Any, Any], faults: Faults) -> None:
+def judge_incidents(logs: Logs, spec: StageSpec[Any, Any], faults: Faults) -> None:
     """Compare every transition of every incident with a plain pass over findings and acts."""
     for sink in _sinks(logs):
         forms: defaultdict[tuple[str, int], list[Incident]] = defaultdict(list)
@@ -321,7 +321,7 @@ def _in_order_of(
 # ---- messages
 
 
-def _messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Faults) -> None:
+def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Faults) -> None:
     """Every incident is told of, every message comes to one end, and no cause tells a target under two ids."""
     messages: dict[str, Notification] = {}
     ends: defaultdict[str, set[str]] = defaultdict(set)

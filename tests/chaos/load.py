@@ -25,7 +25,7 @@ from tests.simulation.logs import Entry
 from tests.simulation.workload import SOURCES, T0_MS, TICK_MS, YES, join_settings, workload
 
 FILLER_MODEL = "gamma"  # nobody configured it
-FILLER_ROWS = 80
+FILLER_ROWS = 40
 """Rows of each topic in one tick, over all partitions, that only make the pipe full."""
 JUNK_EVERY = 3
 """Ticks from one message that is no record to the next."""
@@ -65,7 +65,7 @@ class Load:
         name = f"{seed}-{self._ticks}"
         for arrival in workload(seed, ticks=ticks, partitions=SOURCES).arrivals:
             topic = topics.LABELS if isinstance(arrival.row, LabelRow) else topics.OUTPUTS
-            row = _row(arrival.row, name, arrival.at_ms, shift_ms)
+            row = said_row(arrival.row, name, arrival.at_ms, shift_ms)
             heappush(self._arrivals, (arrival.at_ms + shift_ms, next(self._order), topic, row["prediction_id"], row))
 
     def tick(self) -> None:
@@ -130,7 +130,7 @@ class Load:
         assert left == 0, f"{left} records of the load were not acknowledged in {FLUSH_WAIT_S} s"
 
 
-def _row(row: OutputRow | LabelRow, name: str, at_ms: int, shift_ms: int) -> dict[str, Any]:
+def said_row(row: OutputRow | LabelRow, name: str, at_ms: int, shift_ms: int) -> dict[str, Any]:
     """Say a row of the workload as a producer says it; one from the future is from that of the broker's own clock."""
     said: dict[str, Any] = {"prediction_id": f"{name}-{row.id_hash:x}", "model": row.model}
     if isinstance(row, LabelRow):
@@ -159,65 +159,67 @@ def _class(hashed: int) -> str:
 
 def output_rows(entries: Iterable[Entry]) -> tuple[list[OutputRow], int]:
     """Read outputs as plainly as can be; return them, and how many messages are no records."""
-    rows: list[OutputRow] = []
-    dead = 0
-    for entry in entries:
-        said = _said(entry)
-        dead += not said
-        for at, one in enumerate(said):
-            score = one["score"]
-            rows.append(
-                OutputRow(
-                    offset=entry.offset,
-                    row=at,
-                    broker_ms=entry.broker_ms,
-                    id_hash=_identity(one),
-                    made_at_ms=one["made_at_ms"],
-                    model=one["model"],
-                    version=one["version"],
-                    prediction=class_hash(one["prediction"]),
-                    content=hash((one["prediction"], score, one["made_at_ms"])) % (1 << 32),
-                    score=score,
-                    confidence=max(score, 1 - score),
-                    segments=one.get("segments", {}),
-                    features=one.get("features", {}),
-                )
+    said, dead = _said(entries)
+    rows = []
+    for (entry, at, one), identity in zip(said, _identities(said), strict=True):
+        score = one["score"]
+        rows.append(
+            OutputRow(
+                offset=entry.offset,
+                row=at,
+                broker_ms=entry.broker_ms,
+                id_hash=identity,
+                made_at_ms=one["made_at_ms"],
+                model=one["model"],
+                version=one["version"],
+                prediction=class_hash(one["prediction"]),
+                content=hash((one["prediction"], score, one["made_at_ms"])) % (1 << 32),
+                score=score,
+                confidence=max(score, 1 - score),
+                segments=one.get("segments", {}),
+                features=one.get("features", {}),
             )
+        )
     return rows, dead
 
 
 def label_rows(entries: Iterable[Entry]) -> tuple[list[LabelRow], int]:
     """Read labels as plainly as can be; return them, and how many messages are no records."""
-    rows: list[LabelRow] = []
-    dead = 0
-    for entry in entries:
-        said = _said(entry)
-        dead += not said
-        rows += [
-            LabelRow(
-                offset=entry.offset,
-                row=at,
-                broker_ms=entry.broker_ms,
-                id_hash=_identity(one),
-                labelled_at_ms=one["labelled_at_ms"],
-                model=one["model"],
-                label=class_hash(one["label"]),
-                retracted=one.get("retracted", False),
-            )
-            for at, one in enumerate(said)
-        ]
+    said, dead = _said(entries)
+    rows = [
+        LabelRow(
+            offset=entry.offset,
+            row=at,
+            broker_ms=entry.broker_ms,
+            id_hash=identity,
+            labelled_at_ms=one["labelled_at_ms"],
+            model=one["model"],
+            label=class_hash(one["label"]),
+            retracted=one.get("retracted", False),
+        )
+        for (entry, at, one), identity in zip(said, _identities(said), strict=True)
+    ]
     return rows, dead
 
 
-def _said(entry: Entry) -> Sequence[Mapping[str, Any]]:
-    """Rows of one message; none of junk."""
-    if entry.key == JUNK_KEY:
-        return ()
-    value = json.loads(entry.value)
-    if "columns" not in value:
-        return [value]
-    return [dict(zip(value["columns"], row, strict=True)) for row in zip(*value["columns"].values(), strict=True)]
+def _said(entries: Iterable[Entry]) -> tuple[list[tuple[Entry, int, dict[str, Any]]], int]:
+    """Take messages apart: each row with its message and number, and how many messages are junk."""
+    said: list[tuple[Entry, int, dict[str, Any]]] = []
+    dead = 0
+    for entry in entries:
+        if entry.key == JUNK_KEY:
+            dead += 1
+            continue
+        value = json.loads(entry.value)
+        rows = [value]
+        if columns := value.get("columns"):
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        said += [(entry, at, one) for at, one in enumerate(rows)]
+    return said, dead
 
 
-def _identity(row: Mapping[str, Any]) -> int:
-    return int(id_hashes([row["model"]], np.array([0], np.int32), [row["prediction_id"]])[0])
+def _identities(said: Sequence[tuple[Entry, int, Mapping[str, Any]]]) -> list[int]:
+    models = list(dict.fromkeys(one["model"] for _, _, one in said))
+    codes = np.array([models.index(one["model"]) for _, _, one in said], np.int32)
+    hashes: list[int] = id_hashes(models, codes, [one["prediction_id"] for _, _, one in said]).tolist()
+    return hashes

@@ -82,46 +82,36 @@ class Report:
 
 
 def run(
-    folder: Path, seeds: Sequence[int], *, nodes: int, outage_s: float, layout: Layout, harms: Sequence[str] = ()
+    nodes: Nodes, folder: Path, rounds: Sequence[tuple[int, str]], *, outage_s: float, layout: Layout, prefix: str
 ) -> Report:
-    """Do one harm a round, and judge the whole.
-
-    Parameters
-    ----------
-    harms
-        Names of harms, one for each seed; none: each round's own.
-    """
-    brokers = Nodes(folder / "kafka", nodes)
+    """Do one harm a round, each given with its seed, and judge the whole."""
     report = Report(0, Counter(), Counter(), Faults(), 0, 0, "")
-    try:
-        with World(folder, layout, brokers, seeds[0], outage_s) as world:
-            try:
-                for seed, name in zip(seeds, harms or [harm_of(seed, nodes) for seed in seeds], strict=True):
-                    began_ms = world.load.now_ms
-                    tell(f"round {report.rounds} seed {seed}: {name}")
-                    _round(world, seed, name)
-                    report.rounds += 1
-                    report.harms.append({"seed": seed, "harm": name, "from": began_ms, "to": world.load.now_ms})
-                tell("coming to rest")
-                world.finish()
-            except (TimeoutError, AssertionError):
-                report.failed = traceback.format_exc()
-            finally:
-                world.deployment.stop()
-            report.done, report.ended = world.counts, world.deployment.ended
-            report.outputs = world.load.outputs
-            logs = world.deployment.logs()
-            report.read_back = sum(int(records) for text in logs for records in READ_BACK.findall(text))
-            if not report.failed:
-                tell("judging")
-                settings = world.deployment.settings
-                report.faults = judge(
-                    read_logs(settings.kafka), world.load.now_ms, world.receiver.taken, specs.triage_spec(settings)
-                )
-            said = [line for text in logs for line in text.splitlines() if UNCONSERVED in line]
-            report.faults.conservation_errors += said
-    finally:
-        brokers.stop()
+    with World(folder, layout, nodes, rounds[0][0], outage_s, prefix) as world:
+        try:
+            for seed, name in rounds:
+                began_ms = world.load.now_ms
+                tell(f"round {report.rounds} seed {seed}: {name}")
+                _round(world, seed, name)
+                report.rounds += 1
+                report.harms.append({"seed": seed, "harm": name, "from": began_ms, "to": world.load.now_ms})
+            tell("coming to rest")
+            world.finish()
+        except (TimeoutError, AssertionError):
+            report.failed = traceback.format_exc()
+        finally:
+            world.deployment.stop()
+        report.done, report.ended = world.counts, world.deployment.ended
+        report.outputs = world.load.outputs
+        logs = world.deployment.logs()
+        report.read_back = sum(int(records) for text in logs for records in READ_BACK.findall(text))
+        if not report.failed:
+            tell("judging")
+            settings = world.deployment.settings
+            report.faults = judge(
+                read_logs(settings.kafka), world.load.now_ms, world.receiver.taken, specs.triage_spec(settings)
+            )
+        said = [line for text in logs for line in text.splitlines() if UNCONSERVED in line]
+        report.faults.conservation_errors += said
     return report
 
 
@@ -155,13 +145,12 @@ def main() -> int:
     logging.getLogger("tocsin").setLevel(logging.CRITICAL)  # our own clients, when their brokers go
     folder = Path(tempfile.mkdtemp(prefix="tocsin-chaos-"))
     tell(f"logs: {folder}")
-    report = run(
-        folder,
-        range(asked.seed, asked.seed + asked.rounds),
-        nodes=asked.nodes,
-        outage_s=asked.outage_s,
-        layout=EACH_ALONE,
-    )
+    rounds = [(seed, harm_of(seed, asked.nodes)) for seed in range(asked.seed, asked.seed + asked.rounds)]
+    nodes = Nodes.start(folder / "kafka", asked.nodes)
+    try:
+        report = run(nodes, folder, rounds, outage_s=asked.outage_s, layout=EACH_ALONE, prefix="chaos.")
+    finally:
+        nodes.stop()
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     asked.out.write_text(json.dumps(report.figures, indent=1) + "\n", encoding="utf-8")
     for name, one in report.faults.all().items():

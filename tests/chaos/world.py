@@ -22,8 +22,10 @@ from tests.chaos.receiver import Receiver
 from tests.simulation.simulation import act_of
 from tests.simulation.workload import SOURCES, TICK_MS
 
-TICK_S = 0.5
+TICK_S = 0.3
 """Wall time of one tick; a minute of event time passes in it."""
+REST_TICK_S = 0.1
+"""The same when nothing more is sent."""
 BACKLOG_TICKS = 10
 """Ticks that come at once before a worker is harmed, while it is stopped."""
 FLOW_S = 1.5
@@ -86,6 +88,8 @@ class World:
     ----------
     outage_s
         How long the brokers stay away when all of them go.
+    prefix
+        What the names of the topics begin with.
     """
 
     folder: Path
@@ -93,6 +97,7 @@ class World:
     nodes: Nodes
     seed: int
     outage_s: float
+    prefix: str
     counts: Counter[str] = field(default_factory=Counter)
     """What was done: `kills`, `freezes` …; and what must not be: `zombies_alive`, `unclean_ends`."""
 
@@ -108,6 +113,7 @@ class World:
                 replication=self.nodes.count,
                 url=self.receiver.url,
                 layout=self.layout,
+                prefix=self.prefix,
             )
             self.deployment.make_topics()
             stack.callback(self.deployment.stop)
@@ -132,14 +138,17 @@ class World:
         while time.monotonic() < until_s:
             self.tick()
 
-    def tick(self, move: Callable[[], None] | None = None) -> None:
+    def tick(self) -> None:
         """Let one tick pass, in its time."""
-        (self.load.tick if move is None else move)()
+        self._pass(self.load.tick, TICK_S)
+
+    def _pass(self, move: Callable[[], None], wall_s: float) -> None:
+        move()
         self._let_people_act()
         self.progress.read()
         self.deployment.look()
         now_s = time.monotonic()
-        self._next_s = max(self._next_s + TICK_S, now_s)
+        self._next_s = max(self._next_s + wall_s, now_s)
         time.sleep(self._next_s - now_s)
 
     def backlog(self, *names: str) -> None:
@@ -170,7 +179,7 @@ class World:
             self.tick()
         self.settle()
         for _ in range(DRAIN_TICKS):
-            self.tick(self.load.pass_time)
+            self._pass(self.load.pass_time, REST_TICK_S)
         join = self.deployment.settings.join
         self._until_reached((self.load.now_ms - join.allowed_disorder_ms - join.idle_after_ms) // TICK_MS * TICK_MS)
         sizes, since_s = self._sizes(), time.monotonic()

@@ -11,10 +11,11 @@ from enum import Enum
 from typing import Any
 
 from schemas.baseline import Baseline
+from schemas.fields import MalformedRecordError
 from schemas.model import Model
 from schemas.window_stats import WindowStats
 from streams.runtime.claims import Claim, FencedError, Kept, Taking
-from streams.stages.blocks import Checkpoint, Journal, Manifest, MemoryRuns, Send
+from streams.stages.blocks import Checkpoint, Journal, Manifest, RunStore, Send
 from streams.stages.join import LABELS, OUTPUTS, Join, JoinSettings
 from tests.simulation.join_oracle import LabelRow, Move, OutputRow, label_batch, moved_to, output_batch
 from tests.simulation.logs import Topics
@@ -72,6 +73,8 @@ class JoinWorld:
     sinks: int
     partition_of: Callable[[str], int]
     clock: Callable[[], int]
+    runs_of: Callable[[int, int], RunStore]
+    """By partition and epoch: where the cold rows of one owner lie."""
 
 
 class JoinHost:
@@ -83,6 +86,7 @@ class JoinHost:
         self.journals = journals
         self.rng = rng
         self.ended = False
+        self.missed_a_run = False
         self.saving = False
         self.taken_ms = -1
         self.logs: dict[str, list[Row]] = {OUTPUTS: [], LABELS: []}
@@ -105,13 +109,17 @@ class JoinHost:
         return self._join is not None
 
     def run(self) -> Iterator[Step]:
-        """Claim, restore, and work until dropped or fenced."""
+        """Claim, restore, and work until dropped or fenced, or until the disk does not give back a run."""
         try:
             yield from self._take()
             while True:
                 yield from self._work()
         except FencedError:
             self.ended = True
+        except MalformedRecordError as error:
+            if error.record != "run":
+                raise
+            self.ended = self.missed_a_run = True
 
     # ---- taking the partition
 
@@ -140,7 +148,7 @@ class JoinHost:
 
     def _begin(self, kept: Kept) -> Join:
         world = self.world
-        journal = Journal(self._claim.epoch, MemoryRuns())
+        journal = Journal(self._claim.epoch, world.runs_of(self.partition, self._claim.epoch))
         if kept.manifest is None:
             self._remember((0, 0))
             join = Join(

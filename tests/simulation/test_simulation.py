@@ -1,11 +1,17 @@
 """Does a crash between any two steps change what comes out? Some seeds in every run; `make sim` runs many."""
 
+import random
+from itertools import count
+from pathlib import Path
+
 import pytest
 
+from streams.runtime.segment_files import SegmentFiles
+from streams.stages.blocks import RunStore
 from tests.simulation.judge import judge
 from tests.simulation.simulation import Chaos, Simulation
 
-ROUGH = Chaos(crash=0.01, stop=0.004, compact=0.01, lead_ticks=1, jump=0.02)
+ROUGH = Chaos(crash=0.01, stop=0.004, compact=0.01, lead_ticks=1, jump=0.02, jump_ms=600_000)
 
 
 @pytest.mark.parametrize("seed", [5, 12])
@@ -18,3 +24,46 @@ def test_whatever_crashes_nothing_is_lost_and_the_incidents_are_those_of_a_plain
     assert run.crashes > run.stops > 0
     assert verdict.counts["incidents"] > 0
     assert verdict.counts["notifications"] > verdict.counts["incidents"]
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_a_clock_that_jumps_by_an_hour_forward_and_back_decides_nothing_twice(seed: int) -> None:
+    run = Simulation(seed, Chaos(crash=0.004, stop=0.0, compact=0.0, lead_ticks=0, jump=0.15, jump_ms=3_600_000))
+    run.run()
+    verdict = judge(run)
+    assert verdict.conservation == []
+    assert verdict.incidents == []
+    assert run.back_ms > 1_800_000, "it went back by far"
+
+
+class Rotten(SegmentFiles):
+    """Files of which some are harmed when they have just been written."""
+
+    def __init__(self, folder: Path, rng: random.Random) -> None:
+        super().__init__(folder)
+        self._rng = rng
+
+    def put(self, name: str, value: bytes) -> None:
+        super().put(name, value)
+        path = self._path(name)
+        chance = self._rng.random()
+        if chance < 0.3:
+            held = bytearray(path.read_bytes())
+            if chance < 0.15:
+                held[self._rng.randrange(len(held))] ^= 0x10
+            path.write_bytes(held[: self._rng.randrange(len(held))] if chance >= 0.15 else held)
+
+
+def test_a_disk_that_tears_and_changes_runs_costs_restarts_and_nothing_else(tmp_path: Path) -> None:
+    owners, rng = count(), random.Random(7)  # noqa: S311 -- chance that can be repeated
+
+    class OnDisk(Simulation):
+        def runs_of(self, partition: int, epoch: int) -> RunStore:
+            return Rotten(tmp_path / f"{partition}-{epoch}-{next(owners)}", rng)
+
+    run = OnDisk(8, Chaos(crash=0.004, stop=0.0, compact=0.0, lead_ticks=0, jump=0.0, jump_ms=0))
+    run.run()
+    verdict = judge(run)
+    assert verdict.conservation == []
+    assert verdict.incidents == []
+    assert run.missed_runs > 5

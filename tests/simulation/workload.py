@@ -127,7 +127,7 @@ def join_settings() -> JoinSettings:
         correction_wait_ms=join.correction_wait_ms,
         future_skew_ms=join.future_skew_ms,
         max_lanes_per_model=detect.max_lanes_per_model,
-        block_rows=64,
+        block_rows=8,
         orphans_bound_rows=10_000,
         needs=NEEDS,
     )

@@ -1,0 +1,258 @@
+"""Does the judge see it when something is lost, or done twice? A calm run is clean; each change of its logs is found."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from schemas.finding import Finding
+from schemas.incident import Incident
+from schemas.notification import Notification
+from schemas.window_stats import WindowStats
+from streams.runtime import specs, topics
+from streams.runtime.stage_spec import Routed
+from streams.stages.blocks import BlockKey, Manifest
+from tests.chaos.judge import (
+    READ,
+    Faults,
+    judge_findings,
+    judge_incidents,
+    judge_join,
+    judge_messages,
+)
+from tests.chaos.load import label_rows, output_rows, said_row
+from tests.simulation import oracle
+from tests.simulation.join_oracle import LabelRow
+from tests.simulation.judge import TOCSIN
+from tests.simulation.logs import Entry
+from tests.simulation.simulation import SINKS, Chaos, Simulation, incident_of
+from tests.simulation.workload import SOURCES, TICK_MS, settings
+
+CALM = Chaos(crash=0.0, stop=0.0, compact=0.0, lead_ticks=0, jump=0.0, jump_ms=0)
+Logs = dict[tuple[str, int], list[Entry]]
+
+
+class Said(Simulation):
+    """A simulation whose rows come as a producer says them, with a row in every partition in every tick."""
+
+    def __init__(self, seed: int) -> None:
+        self.said: Logs = {
+            (topic, source): [] for topic in (topics.OUTPUTS, topics.LABELS) for source in range(SOURCES)
+        }
+        self._fillers = count()
+        super().__init__(seed, CALM)
+
+    def _arrive(self, until_ms: int) -> None:
+        arrivals = self.work.arrivals
+        while self._arrived < len(arrivals) and arrivals[self._arrived].at_ms <= until_ms:
+            arrival = arrivals[self._arrived]
+            topic = topics.LABELS if isinstance(arrival.row, LabelRow) else topics.OUTPUTS
+            self._say(topic, arrival.partition, said_row(arrival.row, "s", arrival.at_ms, 0), arrival.at_ms)
+            self._arrived += 1
+        for source in range(SOURCES):
+            one = {"prediction_id": f"f{next(self._fillers)}", "model": "gamma"}
+            output = {**one, "made_at_ms": until_ms, "version": "v1", "prediction": "yes", "score": 0.75}
+            self._say(topics.OUTPUTS, source, output, until_ms)
+            self._say(topics.LABELS, source, {**one, "labelled_at_ms": until_ms, "label": "yes"}, until_ms)
+
+    def _say(self, topic: str, source: int, row: dict[str, Any], at_ms: int) -> None:
+        log = self.topics[topic, source]
+        entry = Entry(log.end, None, json.dumps(row).encode(), (), at_ms)
+        self.said[topic, source].append(entry)
+        rows, _ = label_rows([entry]) if topic == topics.LABELS else output_rows([entry])
+        log.append(None, rows[0])
+
+
+@pytest.fixture(scope="module")
+def run() -> Said:
+    simulation = Said(5)
+    simulation.run()
+    return simulation
+
+
+def read(run: Said) -> Logs:
+    past = {(topic, sink): list(run.topics[topic, sink]) for topic in READ for sink in range(SINKS)}
+    return past | {place: list(entries) for place, entries in run.said.items()}
+
+
+@pytest.fixture
+def logs(run: Said) -> Logs:
+    """Return everything as it would be read from the brokers, to be changed."""
+    return read(run)
+
+
+@pytest.fixture(scope="module")
+def calm(run: Said) -> tuple[oracle.Sums, Faults]:
+    faults, logs = Faults(), read(run)
+    sums = judge_join(logs, run.now_ms, faults)
+    judge_findings(logs, sums, faults)
+    judge_incidents(logs, specs.triage_spec(settings()), faults)
+    judge_messages(logs, run.now_ms, run.delivered, faults)
+    return sums, faults
+
+
+def test_a_calm_run_is_clean(calm: tuple[oracle.Sums, Faults]) -> None:
+    _, faults = calm
+    assert not any(faults.all().values()), faults
+    assert faults.counts["findings"] > 0
+    assert faults.counts["incidents"] > 0
+    assert faults.counts["delivered"] > faults.counts["incidents"]
+    assert faults.counts["future_rows"] > 0
+
+
+def first(logs: Logs, topic: str, wanted: Callable[[Entry], bool]) -> tuple[list[Entry], int]:
+    """Return the log and place of the first record that is wanted."""
+    return next(
+        (logs[topic, sink], at) for sink in range(SINKS) for at, entry in enumerate(logs[topic, sink]) if wanted(entry)
+    )
+
+
+def is_stats(entry: Entry) -> bool:
+    return entry.key is not None
+
+
+def is_finding(entry: Entry) -> bool:
+    record = specs.decode(topics.FINDINGS, entry.key, entry.value, entry.headers)
+    return isinstance(record, Finding) and record.model != TOCSIN
+
+
+def test_what_the_join_lost_doubled_or_did_not_count_is_found(run: Said, logs: Logs) -> None:
+    log, at = first(logs, topics.WINDOW_STATS, is_stats)
+    gone = WindowStats.decode(log.pop(at).value)
+    log, at = first(logs, topics.WINDOW_STATS, is_stats)
+    stats = WindowStats.decode(log[at].value)
+    more = dataclasses.replace(
+        stats, arrays={name: counts + (name == "outputs") for name, counts in stats.arrays.items()}
+    )
+    log.insert(at + 1, log[at]._replace(value=more.encode()))
+    log = logs[topics.CHANGELOG, 2]
+    at = max(at for at, entry in enumerate(log) if BlockKey.decode(entry.key or b"").kind == "manifest")
+    manifest = Manifest.decode(log[at].value)
+    less = {**manifest.counters, "labelled": manifest.counters["labelled"] - 1}
+    log[at] = log[at]._replace(value=replace(manifest, counters=less).encode())
+
+    faults = Faults()
+    judge_join(logs, run.now_ms, faults)
+    missing = gone.source_partition, gone.model, gone.tick_start_ms, gone.part
+    changed = stats.source_partition, stats.model, stats.tick_start_ms, stats.part
+    assert f"window statistics of {missing} are missing" in faults.lost
+    assert faults.doubled == [f"window statistics of {changed} have two forms"]
+    assert len(faults.lost) == 2
+    assert [error.split(":")[1] for error in faults.conservation_errors] == [
+        " rows of model-outputs",
+        " joined and labelled",
+    ]
+
+
+def test_findings_that_are_missing_invented_or_said_in_two_forms_are_found(
+    calm: tuple[oracle.Sums, Faults], logs: Logs
+) -> None:
+    sums, _ = calm
+    log, at = first(logs, topics.FINDINGS, is_finding)
+    entry = log.pop(at)
+    faults = Faults()
+    judge_findings(logs, sums, faults)
+    assert (len(faults.lost), len(faults.doubled)) == (1, 0)
+
+    finding = Finding.decode(entry.value)
+    log[at:at] = [entry, entry._replace(value=replace(finding, n=finding.n + 1).encode())]
+    log.append(entry._replace(value=replace(finding, finding_id="f" * 64).encode()))
+    faults = Faults()
+    judge_findings(logs, sums, faults)
+    assert (len(faults.lost), len(faults.doubled)) == (0, 2)
+
+
+def changed(entry: Entry, **changes: Any) -> Entry:  # noqa: ANN401
+    """Write an incident's record again, with changes."""
+    said = specs._incident(replace(incident_of(entry), **changes), settings())[0]  # noqa: SLF001
+    assert isinstance(said, Routed)
+    return entry._replace(value=said.value, headers=said.headers)
+
+
+def of_seq(seq: int) -> Callable[[Entry], bool]:
+    return lambda entry: incident_of(entry).seq == seq
+
+
+def test_transitions_that_are_missing_or_changed_are_found(run: Said, logs: Logs) -> None:  # noqa: ARG001 -- kept alike
+    triage = specs.triage_spec(settings())
+    log, at = first(logs, topics.INCIDENTS, of_seq(2))
+    log[at] = changed(log[at], note="somebody else's")
+    faults = Faults()
+    judge_incidents(logs, triage, faults)
+    assert len(faults.incident_differences) == 1
+
+    log, at = first(logs, topics.INCIDENTS, of_seq(1))
+    opened: Incident = incident_of(log[at])
+    log[:] = [entry for entry in log if incident_of(entry).incident_id != opened.incident_id]
+    for sink in range(SINKS):
+        latest = logs[topics.INCIDENTS_LATEST, sink]
+        latest[:] = [entry for entry in latest if entry.key != opened.incident_id.encode()]
+    faults = Faults()
+    judge_incidents(logs, triage, faults)
+    assert [fault for fault in faults.lost if opened.incident_id in fault]
+
+
+def test_a_transition_that_is_said_again_is_no_fault(run: Said, logs: Logs) -> None:  # noqa: ARG001
+    log, at = first(logs, topics.INCIDENTS, of_seq(2))
+    log.insert(at, log[at])
+    faults = Faults()
+    judge_incidents(logs, specs.triage_spec(settings()), faults)
+    assert faults.incident_differences == []
+    assert (faults.counts["repeated_transitions"], faults.counts["two_forms"]) == (1, 0)
+
+
+def test_an_order_of_acts_and_findings_that_the_records_tell_is_taken_from_them(run: Said, logs: Logs) -> None:
+    """The acts of the run came among findings; were they taken first or last, the transitions would be others."""
+    assert any(run.topics[topics.ACTIONS, sink].end for sink in range(SINKS))
+    for sink in range(SINKS):
+        logs[topics.ACTIONS, sink].reverse()
+    faults = Faults()
+    judge_incidents(logs, specs.triage_spec(settings()), faults)
+    assert faults.incident_differences == []
+
+
+def test_messages_that_are_doubled_lost_or_never_written_are_found(run: Said, logs: Logs) -> None:
+    log, at = first(logs, topics.NOTIFICATIONS, lambda _: True)
+    message = Notification.decode(log[at].value)
+    taken = dict(run.delivered)
+    doubled = replace(message, notification_id="under another id")
+    log.append(log[at]._replace(value=doubled.encode()))
+    taken[doubled.notification_id] = 1
+    faults = Faults()
+    judge_messages(logs, run.now_ms, taken, faults)
+    assert len(faults.pages_repeated) == 1
+    assert len(faults.lost) == 1, "it has no end"
+
+    faults = Faults()
+    judge_messages(logs, run.now_ms, {**run.delivered, "nobody's": 1}, faults)
+    assert len(faults.incident_differences) == 1
+
+    reached = next(name for name, times in run.delivered.items() if times)
+    faults = Faults()
+    judge_messages(logs, run.now_ms, {**run.delivered, reached: 0}, faults)
+    assert [fault for fault in faults.lost if reached in fault]
+
+
+def test_the_same_id_again_is_counted_apart(run: Said, logs: Logs) -> None:
+    before, after = Faults(), Faults()
+    reached = next(name for name, times in run.delivered.items() if times)
+    judge_messages(logs, run.now_ms, run.delivered, before)
+    judge_messages(logs, run.now_ms, {**run.delivered, reached: run.delivered[reached] + 2}, after)
+    assert after.counts["same_id_repeats"] == before.counts["same_id_repeats"] + 2
+    assert after.pages_repeated == before.pages_repeated == []
+
+
+def test_an_incident_of_which_nobody_was_told_is_found(run: Said, logs: Logs) -> None:
+    log, at = first(logs, topics.INCIDENTS, of_seq(1))
+    silent = incident_of(log[at])
+    assert silent.opened_at_ms < run.now_ms - 20 * TICK_MS
+    for sink in range(SINKS):
+        messages = logs[topics.NOTIFICATIONS, sink]
+        messages[:] = [one for one in messages if Notification.decode(one.value).incident_id != silent.incident_id]
+    faults = Faults()
+    judge_messages(logs, run.now_ms, {}, faults)
+    assert f"nobody was told of incident {silent.incident_id}" in faults.lost
