@@ -259,15 +259,14 @@ Transitions = dict[tuple[str, int], Incident]
 def judge_incidents(logs: Logs, spec: StageSpec[Any, Any], faults: Faults) -> None:
     """Compare every transition of every incident with a plain pass over findings and acts."""
     for sink in _sinks(logs):
-        forms: defaultdict[tuple[str, int], list[Incident]] = defaultdict(list)
+        ours: Transitions = {}
         for entry in logs[topics.INCIDENTS, sink]:
             incident = content(incident_of(entry))
-            forms[incident.incident_id, incident.seq].append(incident)
-        faults.counts["two_forms"] += sum(any(one != all_[0] for one in all_) for all_ in forms.values())
-        faults.counts["repeated_transitions"] += sum(len(all_) - 1 for all_ in forms.values())
-        # of transitions that were written again after a crash, in another order, the last count; a zombie's were the first
-        tried = [_in_order_of({place: all_[at] for place, all_ in forms.items()}, logs, sink, spec) for at in (-1, 0)]
-        ours, expected = min(tried, key=lambda one: len(oracle.differing(*one)))
+            place = incident.incident_id, incident.seq
+            faults.counts["repeated_transitions"] += place in ours
+            if ours.setdefault(place, incident) != incident:
+                faults.doubled.append(f"transition {place} has two forms: {apart(incident, ours[place])}")
+        expected = _in_order_of(ours, logs, sink, spec)
         for place in oracle.differing(ours, expected):
             said = f"transition {place}: {apart(ours.get(place), expected.get(place))}"
             faults.incident_differences.append(said)
@@ -282,9 +281,7 @@ def judge_incidents(logs: Logs, spec: StageSpec[Any, Any], faults: Faults) -> No
         faults.counts["transitions"] += len(ours)
 
 
-def _in_order_of(
-    ours: Transitions, logs: Logs, sink: int, spec: StageSpec[Any, Any]
-) -> tuple[Transitions, Transitions]:
+def _in_order_of(ours: Transitions, logs: Logs, sink: int, spec: StageSpec[Any, Any]) -> Transitions:
     """Let triage take findings in their order, and each act when its incident has come to where its record says it was.
 
     What Tocsin finds in itself follows the clock of its hosts: it is judged by what lies in the log as all else is.
@@ -315,7 +312,7 @@ def _in_order_of(
     for entry in logs[topics.FINDINGS, sink]:
         take(specs.decode(topics.FINDINGS, entry.key, entry.value, entry.headers))
         let_act()
-    return ours, said
+    return said
 
 
 # ---- messages

@@ -196,13 +196,16 @@ def test_transitions_that_are_missing_or_changed_are_found(run: Said, logs: Logs
     assert [fault for fault in faults.lost if opened.incident_id in fault]
 
 
-def test_a_transition_that_is_said_again_is_no_fault(run: Said, logs: Logs) -> None:  # noqa: ARG001
+def test_a_transition_that_is_said_again_is_no_fault_and_one_that_is_said_otherwise_is(run: Said, logs: Logs) -> None:  # noqa: ARG001
     log, at = first(logs, topics.INCIDENTS, of_seq(2))
     log.insert(at, log[at])
     faults = Faults()
     judge_incidents(logs, specs.triage_spec(settings()), faults)
-    assert faults.incident_differences == []
-    assert (faults.counts["repeated_transitions"], faults.counts["two_forms"]) == (1, 0)
+    assert (faults.incident_differences, faults.doubled) == ([], [])
+    assert faults.counts["repeated_transitions"] == 1
+    log.insert(at + 1, changed(log[at], note="said otherwise"))
+    judge_incidents(logs, specs.triage_spec(settings()), faults)
+    assert len(faults.doubled) == 1
 
 
 def test_an_order_of_acts_and_findings_that_the_records_tell_is_taken_from_them(run: Said, logs: Logs) -> None:

@@ -141,10 +141,10 @@ def _forms(routed: Iterable[Any]) -> Iterator[str]:
     """Yield the transitions that were said twice in different words."""
     said: dict[tuple[str, int], Incident] = {}
     for one in routed:
-        incident = _content(incident_of(one))
+        incident = content(incident_of(one))
         place = incident.incident_id, incident.seq
         if said.setdefault(place, incident) != incident:
-            yield f"transition {place} has two forms: {_apart(incident, said[place])}"
+            yield f"transition {place} has two forms: {apart(incident, said[place])}"
 
 
 def _triage(run: Simulation, verdict: Verdict) -> None:
