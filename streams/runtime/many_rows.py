@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from schemas.fields import MalformedRecordError
 from schemas.label import Label
@@ -22,6 +22,12 @@ WAITING_BYTES = 8_000_000
 """What may wait for others in all, as rows by themselves; beyond, everything goes as it is."""
 
 _GROUPS = ("features", "segments", "probabilities", "safety")
+
+_FIELDS = {
+    kind: [(one.name, one.encode_name, one.default) for one in msgspec.structs.fields(kind) if one.name != "schema"]
+    for kind in (Output, Label)
+}
+"""By record its fields: name, name in a message, default."""
 
 Row = Output | Label
 _Bundle = tuple[str, int, tuple[tuple[str, ...], ...]]
@@ -74,6 +80,8 @@ class ManyRows:
             The join would refuse this row, or no message could hold it; it was not taken.
         """
         row, size = checked(row)
+        if self._most_rows == 1:
+            return [Bundled(route(row, self._partitions), (row,))]
         topic = OUTPUTS if isinstance(row, Output) else LABELS
         bundle = (topic, partition_of_id(row.prediction_id, self._partitions), _nested_names(row))
         self._waiting.setdefault(bundle, []).append(row)
@@ -135,8 +143,11 @@ def _number(value: object) -> object:
 def _nested_names(row: Row) -> tuple[tuple[str, ...], ...]:
     if isinstance(row, Label):
         return ()
-    groups = (getattr(row, group) for group in _GROUPS)
-    return tuple(() if group is UNSET else tuple(sorted(group)) for group in groups)
+    return (_names(row.features), _names(row.segments), _names(row.probabilities), _names(row.safety))
+
+
+def _names(group: Mapping[str, object] | UnsetType) -> tuple[str, ...]:
+    return tuple(sorted(group)) if group else ()
 
 
 def columns_of(rows: Sequence[Mapping[str, object]]) -> bytes:
@@ -153,12 +164,12 @@ def columns_of(rows: Sequence[Mapping[str, object]]) -> bytes:
 def _flat(record: Row) -> dict[str, object]:
     """Lay a record out under flat names, defaults left out."""
     flat: dict[str, object] = {}
-    for field in msgspec.structs.fields(record):
-        value = getattr(record, field.name)
-        if value is UNSET or value == field.default or field.name == "schema":
+    for name, encoded, default in _FIELDS[type(record)]:
+        value = getattr(record, name)
+        if value is UNSET or value == default:
             continue
-        if field.name in _GROUPS:
-            flat |= {f"{field.name}.{name}": one for name, one in value.items()}
+        if name in _GROUPS:
+            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
         elif value != {}:
-            flat[field.encode_name] = value
+            flat[encoded] = value
     return flat
