@@ -16,9 +16,11 @@ COPY detectors detectors
 COPY config config
 COPY streams streams
 RUN uv sync --frozen --no-dev --no-editable
-# a fifth of NumPy and SciPy are their own tests; PyArrow brings its headers
-RUN cd /opt/tocsin/lib/python3*/site-packages && find numpy scipy pyarrow -depth -type d \
-    \( -name tests -o -path pyarrow/include -o -path pyarrow/src \) -exec rm -r {} +
+# what takes room and is never used: the libraries' own tests and headers, and PyArrow's ways to other machines
+RUN cd /opt/tocsin/lib/python3*/site-packages \
+    && find numpy scipy pyarrow -depth -type d \
+        \( -name tests -o -path pyarrow/include -o -path pyarrow/src \) -exec rm -r {} + \
+    && rm pyarrow/*arrow_flight* pyarrow/_flight* pyarrow/*arrow_s3* pyarrow/_s3fs*
 
 FROM python:3.12-slim
 RUN groupadd --gid 10001 tocsin \

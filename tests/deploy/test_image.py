@@ -131,6 +131,8 @@ def test_the_build_leaves_the_wheel_and_what_it_needs_and_the_command_runs(tmp_p
     elsewhere = {"async-timeout", "colorama", "exceptiongroup"}  # for other systems, or older Pythons
     assert installed <= closure()
     assert closure() - installed <= elsewhere
-    where = "import streams.runtime.wiring as w, pyarrow.parquet, streams.runtime.demo.run; print(w.__file__)"
-    assert Path(call("python", "-c", where).strip()).is_relative_to(folder)
+    where = "import streams.runtime.wiring as w, streams.runtime.demo.run as r; print(w.__file__, len(r.census(2016)))"
+    file, people = call("python", "-c", where).split()
+    assert Path(file).is_relative_to(folder)
+    assert int(people) > 0, "Parquet can be read"
     assert not list(folder.rglob("numpy/**/tests"))
