@@ -69,7 +69,7 @@ def numeric_features(binning: Binning) -> Flags:
 
 def _rows_and_faults(seen: LaneTicks, numeric: Flags) -> tuple[Ints, Ints]:
     rows, faults = fault_counts(seen.arrays[NEEDS[0]], numeric)
-    return np.repeat(rows, FAULTS, axis=1), faults.reshape(len(faults), -1)
+    return np.repeat(rows, FAULTS, axis=1), faults.reshape(len(faults), rows.shape[1] * FAULTS)
 
 
 def _at(values: Ints | Floats, which: Ints) -> Floats:
@@ -112,7 +112,7 @@ class FittedIntegrity:
         evidence = rows[:, :, None] * self.loss[seen.lanes]
         row, fault = np.nonzero(faults)
         evidence[row, fault] += faults[row, fault, None] * np.log(RATIOS)
-        flat: Floats = evidence.reshape(len(rows), -1)
+        flat: Floats = evidence.reshape(len(rows), evidence.shape[1] * len(RATIOS))
         return flat
 
     def tally(self, seen: LaneTicks, leading: Ints) -> Floats:
@@ -239,7 +239,7 @@ class FittedRule:
     def _rows_and_faults(self, seen: LaneTicks) -> tuple[Ints, Ints]:
         rows, faults = fault_counts(seen.arrays[NEEDS[0]], self.numeric)
         gross = np.stack([faults[:, :, _NULL] + faults[:, :, _ABSENT], faults[:, :, _TYPE]], axis=2)
-        return np.repeat(rows, 2, axis=1), gross.reshape(len(gross), -1)
+        return np.repeat(rows, 2, axis=1), gross.reshape(len(gross), 2 * rows.shape[1])
 
     def evidence(self, seen: LaneTicks) -> Floats:
         """Weight of the rows at fault less that of the others, `float64[rows, features x 2]`."""

@@ -133,7 +133,7 @@ class Stratified:
 
 def flat(counts: Ints, *, delay_only: bool) -> Ints:
     """Lay cells in one axis, `int64[lanes, cells]`."""
-    cells: Ints = counts.sum(axis=2) if delay_only else counts.reshape(len(counts), -1)
+    cells: Ints = counts.sum(axis=2) if delay_only else counts.reshape(len(counts), counts.shape[1] * counts.shape[2])
     return cells
 
 

@@ -243,13 +243,13 @@ def test_a_row_says_the_same_whichever_others_stand_beside_it(bench: Bench, ways
     assert fitted is not None
     some = rows(bench, ways.stream(13, 30), 170)
     leading, midpoint = np.zeros(len(some.lanes), np.int64), np.full(len(some.lanes), 0.5)
-    mixed = np.array([4, 0, 2])
-    for say in (
-        fitted.evidence,
-        lambda seen: fitted.tally(seen, leading[: len(seen.lanes)]),
-        lambda seen: fitted.recovery(seen, leading[: len(seen.lanes)], midpoint[: len(seen.lanes)]),
-    ):
-        assert say(some.picked(mixed)) == pytest.approx(say(some)[mixed], rel=1e-12)
+    for chosen in (np.array([4, 0, 2]), np.array([], np.int64)):  # none: the open lanes are silent, another speaks
+        for say in (
+            fitted.evidence,
+            lambda seen: fitted.tally(seen, leading[: len(seen.lanes)]),
+            lambda seen: fitted.recovery(seen, leading[: len(seen.lanes)], midpoint[: len(seen.lanes)]),
+        ):
+            assert say(some.picked(chosen)) == pytest.approx(say(some)[chosen], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
