@@ -15,8 +15,8 @@ from streams.runtime.lines import json_line
 
 _FIELD = r" ([a-z_]+)=(\[[^\]]*\]|[^ \[][^ ]*|)"
 _DECISION = re.compile(rf"([a-z_]+(?:\.[a-z_]+)+)((?:{_FIELD})*?)(?: error=(.*))?", re.DOTALL)
-FOREIGN = ("faust", "aiokafka", "mode", "httpx", "asyncio")
-"""Libraries that tell much: of them only warnings and worse are written."""
+FOREIGN = ("faust", "aiokafka", "mode", "httpx", "httpcore", "asyncio")
+"""Libraries that tell much, URLs and headers too: of them only warnings and worse are written."""
 MAX_TEXT = 2_000
 """Characters of one text in a log line."""
 MAX_FRAMES = 20

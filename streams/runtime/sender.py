@@ -7,6 +7,7 @@ crash swallows has none, and notify finds it again by its deadline.
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 
 from schemas.receipt import AnswerClass, Receipt, ReceiptStatus
@@ -112,8 +113,15 @@ class Sender:
                 return await channel.send(attempt, self._wall_ms())
         except TimeoutError:
             return Answer(answer_class="retry", reason="timeout")
-        except Exception as error:  # a fault of the channel must not stop the others
-            log.exception("channel.failed channel=%s", attempt.notification.channel)
+        except Exception as error:  # noqa: BLE001 -- a fault of the channel must not stop the others
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            log.error(  # noqa: TRY400 -- its text may quote an address or a message
+                "channel.failed channel=%s fault=%s where=%s:%s",
+                attempt.notification.channel,
+                type(error).__name__,
+                last.filename,
+                last.lineno,
+            )
             return Answer(answer_class="retry", reason=f"channel_fault_{type(error).__name__}")
 
     def _receipt(self, attempt: Attempt, answer: Answer, took_ms: int) -> Receipt:

@@ -66,8 +66,23 @@ class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         except msgspec.ValidationError as error:
             text, _, path = str(error).partition(" - at `")
             where = path.rstrip("`").removeprefix("$").removeprefix(".")
+            table, inner, rest = where.partition("[...]")
+            if inner:  # a table whose keys are names: say which
+                where = f"{table}.{cls._faulty(raw, table)}{rest}"
             expected, _, got = text.removeprefix("Expected ").partition(", got ")
             raise MalformedRecordError(cls.__name__.lower(), where, expected, got or "something else") from None
+
+    @classmethod
+    def _faulty(cls, raw: Mapping[str, object], table: str) -> str:
+        """Name the first entry of a table that is refused also by itself."""
+        entries = raw[table]
+        assert isinstance(entries, dict), "else the table itself was refused"
+        for name, entry in entries.items():
+            try:
+                msgspec.convert({**raw, table: {name: entry}}, cls)
+            except msgspec.ValidationError:
+                return str(name)
+        raise AssertionError(table)
 
 
 def harmless(text: str) -> str:

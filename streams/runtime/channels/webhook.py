@@ -7,7 +7,7 @@ local network are refused unless the endpoint says so, looked up once and then c
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -25,6 +25,9 @@ MAX_REQUEST_BYTES = 20_480
 """Receivers of Standard Webhooks need not take more."""
 MAX_ANSWER_BYTES = 65_536
 """More of an answer is not read."""
+MAX_PORT = 65_535
+LEAST_SECRET_PATH_BYTES = 8
+"""A shorter path holds no secret, and its letters may stand anywhere."""
 
 
 class Endpoint(ChannelSettings, frozen=True, kw_only=True):
@@ -57,6 +60,7 @@ class WebhookChannel:
     def __init__(self, settings: WebhookSettings, secrets: Mapping[str, str]) -> None:
         self._settings = settings
         self._signers = {name: Webhook(secrets[name]) for name in settings.endpoints}
+        self._secrets = {name: _secret_parts(one.url, secrets[name]) for name, one in settings.endpoints.items()}
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,
@@ -65,10 +69,11 @@ class WebhookChannel:
 
     @classmethod
     def of(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> "WebhookChannel":
-        """Make it from its settings; `MalformedRecordError` names a secret that is missing or is none."""
+        """Make it from its settings; `MalformedRecordError` names a URL that is none, and a secret that is missing or is none."""
         settings = WebhookSettings.of(raw)
         secrets = {}
         for name, endpoint in settings.endpoints.items():
+            _refuse_odd(endpoint.url, f"endpoints.{name}.url")
             secret = environ.get(endpoint.secret_from, "")
             where = f"endpoints.{name}.secret_from"
             if not secret:
@@ -93,13 +98,11 @@ class WebhookChannel:
                 request = await self._request(name, endpoint, attempt, wall_ms)
                 if isinstance(request, Answer):
                     return request
-                return await self._post(request, wall_ms)
+                return await self._post(request, wall_ms, self._secrets[name])
         except (TimeoutError, httpx.TimeoutException):
             return Answer(answer_class="retry", reason="timeout")
         except socket.gaierror:
             return Answer(answer_class="retry", reason="name_not_found")
-        except httpx.InvalidURL:
-            return Answer(answer_class="permanent", reason="invalid_url")
         except httpx.TransportError as error:
             return Answer(answer_class="retry", reason=f"network_{type(error).__name__}")
 
@@ -129,7 +132,7 @@ class WebhookChannel:
             extensions={"sni_hostname": url.host},
         )
 
-    async def _post(self, request: httpx.Request, wall_ms: int) -> Answer:
+    async def _post(self, request: httpx.Request, wall_ms: int, secrets: Sequence[bytes]) -> Answer:
         response = await self._client.send(request, stream=True)
         try:
             kept = b""
@@ -139,6 +142,8 @@ class WebhookChannel:
                     break
         finally:
             await response.aclose()
+        for secret in secrets:
+            kept = kept.replace(secret, b"...")  # some answer with what they were asked
         return by_status(response.status_code, retry_after(response.headers.get("retry-after"), wall_ms), kept)
 
     async def close(self) -> None:
@@ -159,6 +164,30 @@ def _body(attempt: Attempt) -> str:
         slim = {key: value for key, value in said.items() if key not in {"details", "firing", "cleared"}}
         body = msgspec.json.encode({**payload, "data": slim})
     return body.decode()
+
+
+def _refuse_odd(text: str, where: str) -> None:
+    """Refuse what cannot be called, and a password in a file."""
+    try:
+        url = httpx.URL(text)
+        host = url.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
+        raise MalformedRecordError("webhook", where, "a URL with a host", "something else") from None
+    if not host or (url.port is not None and not 0 < url.port <= MAX_PORT):
+        raise MalformedRecordError("webhook", where, "a URL with a host and a port from 1 to 65535", "one without")
+    if url.userinfo:
+        expected = "a URL without user and password: messages are signed, with the secret of secret_from"
+        raise MalformedRecordError("webhook", where, expected, "one with them")
+
+
+def _secret_parts(url: str, secret: str) -> tuple[bytes, ...]:
+    """Return what must not stand in a receipt: the secret, and the path, in which many receivers have theirs.
+
+    >>> _secret_parts("https://hooks.example/services/T1/x", "whsec_abcd")
+    (b'abcd', b'/services/T1/x')
+    """
+    path = httpx.URL(url).raw_path
+    return (secret.removeprefix("whsec_").encode(), *((path,) if len(path) >= LEAST_SECRET_PATH_BYTES else ()))
 
 
 async def _address(url: httpx.URL) -> str:
