@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from schemas.fields import REFUSALS, MalformedRecordError
+from schemas.fields import REFUSALS, MalformedRecordError, described
 from schemas.ids import rfc3339
 from schemas.incident import Incident, Severity
 
@@ -22,6 +22,7 @@ Extension = str | int | bool
 SPEC_VERSION = "1.0"
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_NEARLY_A_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 MAX_NAME = 20
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _INT_32 = 1 << 31
@@ -66,12 +67,17 @@ def checked(event: CloudEvent) -> CloudEvent:
     """
     for name, value in event.attributes().items():
         if not 0 < len(name) <= MAX_NAME or not _NAME.issuperset(name):
-            raise MalformedRecordError("cloudevent", name, "1 to 20 of a-z and 0-9", "another name")
+            raise MalformedRecordError("cloudevent", _shown(name), "1 to 20 of a-z and 0-9", "another name")
         if isinstance(value, str) and _CONTROL.search(value):
             raise MalformedRecordError("cloudevent", name, "a text without control characters", "one with them")
         if isinstance(value, int) and not isinstance(value, bool) and not -_INT_32 <= value < _INT_32:
             raise MalformedRecordError("cloudevent", name, "an integer of 32 bits", "a larger one")
     return event
+
+
+def _shown(name: str) -> str:
+    """Show a name that is none, if it is near enough to one to be a slip."""
+    return name if _NEARLY_A_NAME.fullmatch(name) else ""
 
 
 def to_kafka(event: CloudEvent, mode: Literal["binary", "structured"] = "binary") -> tuple[Headers, bytes | None]:
@@ -139,7 +145,7 @@ def _utf8(name: str, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        raise MalformedRecordError("cloudevent", name, "UTF-8", f"{len(content)} other bytes") from None
+        raise MalformedRecordError("cloudevent", _shown(name), "UTF-8", f"{len(content)} other bytes") from None
 
 
 def _structured(value: bytes | None) -> CloudEvent:
@@ -165,8 +171,9 @@ def _event(attributes: Mapping[str, Extension], data: bytes | None) -> CloudEven
     try:
         event = msgspec.convert({**known, "extensions": rest}, CloudEvent)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$.")
-        raise MalformedRecordError("cloudevent", path.rstrip("`"), text, "something else") from None
+        name = str(error).partition(" - at `$.")[2].rstrip("`")
+        expected = "`1.0`" if name == "specversion" else "a text"
+        raise MalformedRecordError("cloudevent", name, expected, described(attributes.get(name))) from None
     return checked(msgspec.structs.replace(event, data=data))
 
 

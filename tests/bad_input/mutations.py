@@ -12,6 +12,9 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "wire"
 GONE = object()
 """In the place of a value: the field is left out."""
 
+PERSONAL = "Ann Smith"
+"""What must not stand in an error, wherever it stood."""
+
 ODD_VALUES: tuple[Any, ...] = (
     GONE,
     None,
@@ -30,6 +33,7 @@ ODD_VALUES: tuple[Any, ...] = (
     1e308,
     "",
     "a",
+    PERSONAL,
     "\0",
     "\x1b[31m",
     "\u202e",
@@ -45,6 +49,7 @@ ODD_VALUES: tuple[Any, ...] = (
     [[]],
     {},
     {"a": 1},
+    {PERSONAL: PERSONAL},
     {"": None},
 )
 """What stands where something else belongs."""

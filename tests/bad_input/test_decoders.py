@@ -15,7 +15,7 @@ from schemas.cloudevents import STRUCTURED, CloudEvent, from_kafka, to_kafka
 from schemas.export import HEADERS, RECORDS
 from schemas.fields import MalformedRecordError
 from schemas.window_stats import WindowStats
-from tests.bad_input.mutations import mutated, samples, swapped
+from tests.bad_input.mutations import PERSONAL, mutated, samples, swapped
 
 Decode = Callable[[bytes], Any]
 
@@ -50,7 +50,13 @@ def accepted(name: str, wire: bytes) -> bool:
     decode = DECODERS[name]
     try:
         record = decode(wire)
-    except MalformedRecordError:
+    except MalformedRecordError as error:
+        said = str(error)
+    else:
+        said = ""
+    if said:
+        assert said.isprintable(), wire
+        assert PERSONAL not in said, wire
         return False
     again = decode(record.encode())
     assert same(record, again), wire
@@ -108,10 +114,16 @@ def bounded(shape: msgspec.inspect.IntType) -> bool:
 
 def taken(headers: Any, value: bytes | None, mode: Literal["binary", "structured"]) -> None:  # noqa: ANN401 -- drawn ones
     """Read a message; an event that is accepted is written and read to itself."""
-    with suppress(MalformedRecordError):
+    try:
         event = from_kafka(headers, value)
-        if isinstance(event, CloudEvent):
-            assert from_kafka(*to_kafka(event, mode)) == event
+    except MalformedRecordError as error:
+        event, said = None, str(error)
+    else:
+        said = ""
+    assert said.isprintable(), (headers, value)
+    assert PERSONAL not in said, (headers, value)
+    if isinstance(event, CloudEvent):
+        assert from_kafka(*to_kafka(event, mode)) == event
 
 
 @settings(max_examples=300)
@@ -136,7 +148,20 @@ def test_a_binary_event_is_refused_or_kept(data: st.DataObject) -> None:
     headers: list[tuple[str, bytes | None]] = list(whole)
     for at in data.draw(st.lists(st.integers(0, len(headers) - 1), max_size=3)):
         name = whole[at][0]
-        odd_name = st.sampled_from([name, "", "ce_", name.upper(), "ce_data", "ce_extensions", "content-type", "ce_ü"])
+        odd_name = st.sampled_from(
+            [
+                name,
+                "",
+                "ce_",
+                name.upper(),
+                "ce_data",
+                "ce_extensions",
+                "content-type",
+                "ce_ü",
+                "ce_\x1b[2J",
+                f"ce_{PERSONAL}",
+            ]
+        )
         odd = st.one_of(st.none(), st.binary(max_size=4), mutated([whole[at][1]]), st.just(STRUCTURED.encode()))
         headers[at] = (data.draw(odd_name), data.draw(odd))
     taken(headers, value, "binary")

@@ -32,7 +32,7 @@ class Screen:
     def say(self, text: str = "") -> None:
         """Write a line of its own."""
         self._clear()
-        self._out.write(text + "\n")
+        self._out.write(plain(text, keep="\n") + "\n")
         self._out.flush()
 
     def happened(self, ms: int, text: str) -> None:
