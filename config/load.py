@@ -17,6 +17,8 @@ from config.settings import (
     DetectSettings,
     JoinSettings,
     KafkaSettings,
+    LogLevel,
+    ProbeSettings,
     SecuritySettings,
     Settings,
     WorkerSettings,
@@ -201,6 +203,8 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
     kafka = _kafka(table.table("kafka"))
     join = _join(table.table("join"))
     worker = _worker(table.table("worker"))
+    log_level = _log_level(table.table("log"))
+    probes = _probes(table.table("probes"))
     detect = _detect(table.table("detect"))
     defaults, listed = table.table("model_defaults"), table.table("models")
     _check_model_defaults(defaults)
@@ -219,6 +223,8 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
         kafka=kafka,
         join=join,
         worker=worker,
+        log_level=log_level,
+        probes=probes,
         detect=detect,
         models=models,
         response=response,
@@ -265,7 +271,8 @@ def _security(table: Table) -> SecuritySettings:
             table.note("username", expected, "nothing", 'write for instance username = "tocsin"', at="protocol")
         if security.password is None:
             expected = f"a password, for {security.protocol} needs one"
-            table.note("password", expected, "nothing", "set TOCSIN__KAFKA__SECURITY__PASSWORD", at="protocol")
+            remedy = "set TOCSIN__KAFKA__SECURITY__PASSWORD, or password_file"
+            table.note("password", expected, "nothing", remedy, at="protocol")
     table.close()
     return security
 
@@ -309,8 +316,8 @@ def _worker(table: Table) -> WorkerSettings:
         restore_wait_ms=table.duration("restore_wait", _S, _H),
         stall_wait_ms=table.duration("stall_wait", _S, _H),
         read_back_wait_ms=table.duration("read_back_wait", _S, _H),
-        outage_wait_ms=table.duration("outage_wait", _S, _H),
         hand_over_wait_ms=table.duration("hand_over_wait", 100, 30 * _MIN),
+        stop_wait_ms=table.duration("stop_wait", 100, _H),
         group_limit=table.whole("group_limit", 1, 10_000),
     )
     for name, shorter_ms, than, longer_ms in (
@@ -320,13 +327,33 @@ def _worker(table: Table) -> WorkerSettings:
         if shorter_ms * 3 > longer_ms:
             expected = f"at most a third of {than} ({duration_text(longer_ms)})"
             table.note(name, expected, duration_text(shorter_ms), f"lower it, or raise {than}")
-    if worker.hand_over_wait_ms >= worker.session_timeout_ms:
-        expected = f"less than session_timeout ({duration_text(worker.session_timeout_ms)})"
-        table.note(
-            "hand_over_wait", expected, duration_text(worker.hand_over_wait_ms), "lower it, or raise session_timeout"
-        )
+    for longer, longer_ms in (("session_timeout", worker.session_timeout_ms), ("stop_wait", worker.stop_wait_ms)):
+        if worker.hand_over_wait_ms >= longer_ms:
+            expected = f"less than {longer} ({duration_text(longer_ms)})"
+            got = duration_text(worker.hand_over_wait_ms)
+            table.note("hand_over_wait", expected, got, f"lower it, or raise {longer}")
     table.close()
     return worker
+
+
+def _log_level(table: Table) -> LogLevel:
+    level: LogLevel = table.choice("level", ("debug", "info", "warning", "error"))
+    table.close()
+    return level
+
+
+def _probes(table: Table) -> ProbeSettings:
+    probes = ProbeSettings(
+        address=table.text(
+            "address", "an address of this machine, or nothing", "127.0.0.1", pattern=r"[A-Za-z0-9.:-]*"
+        ),
+        port=table.whole("port", 0, 65_535),
+        silent_after_ms=table.duration("silent_after", _S, _H),
+        answer_wait_ms=table.duration("answer_wait", _S, _H),
+        mismatch_wait_ms=table.duration("mismatch_wait", _S, _D),
+    )
+    table.close()
+    return probes
 
 
 def _detect(table: Table) -> DetectSettings:

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from config.fault import Fault
@@ -166,15 +167,32 @@ class Table:
         return given.value
 
     def secret(self, name: str) -> str | None:
-        """Read what only the environment may say; None when it does not."""
-        if not self.has(name):
-            return None
+        """Read what only the environment may say, or a file that `NAME_file` names; None when neither does."""
         variable = f"TOCSIN__{self.name_of(name).replace('.', '__').upper()}"
+        file = self.text(f"{name}_file", "a path", f"/run/secrets/{name}")
+        if not self.has(name):
+            return self._secret_of(f"{name}_file", file) if file else None
         given = self._nodes[name]
         if not isinstance(given, Given) or not given.raw:
             self.note(name, "a secret from the environment", "one in a file", f"remove it here and set {variable}")
-            return None
-        return str(given.value)
+        elif file:
+            self.note(name, "one source of this secret", f"{name}_file too", f"keep one: {variable} or {name}_file")
+        else:
+            return str(given.value)
+        return None
+
+    def _secret_of(self, name: str, file: str) -> str:
+        """Read a file that holds a secret and perhaps a line end; where it cannot be read, that is the one fault."""
+        remedy = "let it hold the secret, readable by this process, and nothing else"
+        try:
+            text = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            got = error.strerror if isinstance(error, OSError) and error.strerror else "bytes that are no UTF-8"
+            self.note(name, "a file that can be read", got, remedy)
+            return ""
+        if not text:
+            self.note(name, "a secret in this file", "nothing", remedy)
+        return text
 
     def choice(self, name: str, among: tuple[EnumT, ...]) -> EnumT:
         """Read one of some names."""

@@ -16,6 +16,7 @@ HOST = "{host}"
 
 Protocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ class SecuritySettings:
     ca_file, certificate_file, key_file
         Paths; empty where the system's authorities, or no certificate of our own, are meant.
     password, key_password
-        From the environment only; never shown.
+        From the environment, or from a file that the settings name; never shown.
     """
 
     protocol: Protocol
@@ -82,7 +83,7 @@ class KafkaSettings:
     replication
         Copies of each partition; with 3 and more, two of them must acknowledge a write.
     delivery_wait_ms
-        How long the brokers may take to acknowledge a write, before the writer gives up.
+        How long the brokers may take to acknowledge a write: then a command gives up, and a worker writes again.
     request_wait_ms
         How long the brokers may take to answer a question about topics, offsets or a log's content.
     fetch_wait_ms
@@ -175,10 +176,10 @@ class WorkerSettings:
         How long a record that the brokers hold may stay undelivered before it is read back.
     read_back_wait_ms
         How long reading back may find nothing where the brokers say there is something.
-    outage_wait_ms
-        How long the brokers may not acknowledge what the join writes, before it ends.
     hand_over_wait_ms
         How long the join's last checkpoint may take when its partitions go to another worker.
+    stop_wait_ms
+        How long a worker that is told to stop may take to finish what is in hand.
     group_limit
         Records that may wait for one commit.
     """
@@ -192,9 +193,32 @@ class WorkerSettings:
     restore_wait_ms: int
     stall_wait_ms: int
     read_back_wait_ms: int
-    outage_wait_ms: int
     hand_over_wait_ms: int
+    stop_wait_ms: int
     group_limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeSettings:
+    """What a worker tells of itself over HTTP, and when it calls itself alive and ready.
+
+    Parameters
+    ----------
+    address, port
+        Where it listens; an empty address is nowhere, port 0 a free one.
+    silent_after_ms
+        How long a loop may take to come round before it counts as stuck.
+    answer_wait_ms
+        How long the brokers may answer nothing before they count as away.
+    mismatch_wait_ms
+        For how long rows may lie in other partitions than their ids' before the worker is not ready.
+    """
+
+    address: str
+    port: int
+    silent_after_ms: int
+    answer_wait_ms: int
+    mismatch_wait_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +249,8 @@ class Settings:
         Whose deployment it is, and which: part of every finding's and incident's identity.
     event_type_prefix
         Reverse DNS name before the type of each CloudEvent.
+    log_level
+        What is less than this is not logged.
     response
         The playbook as data: kinds, hold-downs, policy, directory, delivery.
     models
@@ -237,6 +263,8 @@ class Settings:
     kafka: KafkaSettings
     join: JoinSettings
     worker: WorkerSettings
+    log_level: LogLevel
+    probes: ProbeSettings
     detect: DetectSettings
     models: Mapping[str, Model]
     response: Response

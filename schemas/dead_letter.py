@@ -77,6 +77,16 @@ class DeadLetter(Record, frozen=True, kw_only=True):
             value_bytes=0 if value is None else len(value),
         )
 
+    @property
+    def complaint(self) -> str:
+        """What was wrong, in the words of the error that it was made of.
+
+        >>> DeadLetter(topic="labels", partition=0, offset=7, record="label", field="labelled_at_ms", expected="a number",
+        ...            got="null").complaint
+        'label.labelled_at_ms: expected a number, got null'
+        """
+        return str(MalformedRecordError(self.record, self.field, self.expected, self.got))
+
     @classmethod
     def of(
         cls,

@@ -15,11 +15,16 @@ _AGAIN = frozenset(
         KafkaError._TIMED_OUT,  # noqa: SLF001
         KafkaError._TRANSPORT,  # noqa: SLF001
         KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
         KafkaError.NOT_ENOUGH_REPLICAS,
         KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,  # a broker that has just come back may not have heard of it yet
     }
 )
 """What says that the brokers could not, not that they would not: written again under the same key it changes nothing."""
@@ -35,24 +40,27 @@ class Delivery:
     Parameters
     ----------
     producer
-        An idempotent one, with acks by all replicas; nobody else writes with it.
+        An idempotent one, with acks by all replicas; nobody else writes with it. It gives a record up after its own
+        `delivery.timeout.ms`: then the record is written again.
     topic_prefix
         What the names of this deployment's topics begin with.
-    outage_wait_ms
-        How long the brokers may be away.
     alive
-        Called while waiting, at least every `LOOK_S` seconds.
+        Called while waiting, at least every `LOOK_S` seconds. What it raises ends the wait.
     """
 
-    def __init__(
-        self, producer: Producer, *, topic_prefix: str, outage_wait_ms: int, alive: Callable[[], None]
-    ) -> None:
+    def __init__(self, producer: Producer, *, topic_prefix: str, alive: Callable[[], None]) -> None:
         self._producer = producer
         self._prefix = topic_prefix
-        self._outage_wait_ms = outage_wait_ms
         self._alive = alive
         self.repeated = 0
         """Records that were written again, since their acknowledgement did not come in time."""
+        self.answered_s = time.monotonic()
+        """When the brokers last acknowledged something."""
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not acknowledged yet."""
+        return len(self._producer)
 
     def deliver(self, records: Sequence[Routed], wait_ms: int | None = None) -> list[int]:
         """Write records, and return the offset of each when all are acknowledged.
@@ -60,7 +68,7 @@ class Delivery:
         Parameters
         ----------
         wait_ms
-            A bound below the outage's, where somebody else waits for us.
+            How long that may take, where somebody waits for us; None for as long as the brokers are away.
 
         Raises
         ------
@@ -69,8 +77,15 @@ class Delivery:
         KafkaException
             The brokers refused one for good: too large, not allowed.
         """
-        bound_s = (self._outage_wait_ms if wait_ms is None else min(wait_ms, self._outage_wait_ms)) / 1000
-        deadline = time.monotonic() + bound_s
+        deadline = None if wait_ms is None else time.monotonic() + wait_ms / 1000
+        try:
+            return self._delivered(records, deadline)
+        except BaseException:
+            self._producer.purge()  # what is not sent yet must not be sent behind what its writer does next
+            self._producer.poll(0)
+            raise
+
+    def _delivered(self, records: Sequence[Routed], deadline: float | None) -> list[int]:
         offsets = [-1] * len(records)
         left = list(range(len(records)))
         while left:
@@ -80,10 +95,9 @@ class Delivery:
                 if error.fatal() or error.code() not in _AGAIN:
                     raise KafkaException(error)
             left = [at for at, _ in failed]
-            if waiting or (left and time.monotonic() >= deadline):
-                self._producer.purge()
+            if waiting or (left and _is_over(deadline)):
                 why = failed[0][1].name() if failed else "no answer"
-                raise UndeliveredError(f"{waiting or len(left)} records in {bound_s} s: {why}")
+                raise UndeliveredError(f"{waiting or len(left)} of {len(records)} records are not acknowledged: {why}")
             self.repeated += len(left)
         return offsets
 
@@ -93,7 +107,7 @@ class Delivery:
         at: Sequence[int],
         offsets: list[int],
         failed: list[tuple[int, KafkaError]],
-        deadline: float,
+        deadline: float | None,
     ) -> int:
         """Write some records once; return how many were not reported before the deadline."""
         reported = 0
@@ -104,10 +118,11 @@ class Delivery:
                 reported += 1
                 if error is not None:
                     failed.append((place, error))
-                else:
-                    offset = message.offset()
-                    assert offset is not None, "an acknowledged record has its place"
-                    offsets[place] = offset
+                    return
+                offset = message.offset()
+                assert offset is not None, "an acknowledged record has its place"
+                offsets[place] = offset
+                self.answered_s = time.monotonic()
 
             return report
 
@@ -125,13 +140,17 @@ class Delivery:
                     )
                     break
                 except BufferError:  # the queue is full: it empties by acknowledgements
-                    if time.monotonic() >= deadline:
+                    if _is_over(deadline):
                         return len(at) - reported
                     self._look()
-        while reported < len(at) and time.monotonic() < deadline:
+        while reported < len(at) and not _is_over(deadline):
             self._look()
         return len(at) - reported
 
     def _look(self) -> None:
         self._producer.flush(LOOK_S)
         self._alive()
+
+
+def _is_over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

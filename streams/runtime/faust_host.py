@@ -6,32 +6,43 @@ stage, then outputs, rows and cursor made durable as one (`write_ahead.py`), ack
 still on its way to the broker goes with the next group, so that a backlog costs round trips by the hundred and not by
 the record.
 
-No exception leaves an agent, since Faust would commit the record. A fault of ours, or a broker that does not answer
-within its bound, ends the process at once, acking nothing; what it left is read again from the cursor.
+No exception leaves an agent, since Faust would commit the record. A fault of ours ends the process at once, acking
+nothing; what it left is read again from the cursor. Brokers that are away are waited for: what is in hand goes on when
+they are back, in the same order.
 """
 
 import asyncio
 import logging
+import math
 import os
 import ssl
 import tempfile
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import Any, NoReturn, TypeVar, cast
 
 import faust
-from confluent_kafka import KafkaException
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaTimeoutError
+from confluent_kafka import KafkaError, KafkaException
 from faust.assignor.partition_assignor import PartitionAssignor
 from faust.exceptions import ProducerSendError
+from faust.transport.drivers.aiokafka import Producer
 from faust.types import TP
 
+from config.settings import ProbeSettings
 from schemas.clock import Clock
 from schemas.fields import MalformedRecordError
-from streams.runtime.cursor import Edges, Place, View, headers_of, place, read_back
-from streams.runtime.stage_spec import Bytes, Handed, Routed, StageSpec
+from streams.runtime import host_status, logs
+from streams.runtime.cursor import Edges, Place, ReadBackError, View, headers_of, place, read_back
+from streams.runtime.host_status import StageStatus
+from streams.runtime.metrics import Measure
+from streams.runtime.probes import Health
+from streams.runtime.stage_spec import Bytes, Decision, Handed, Routed, StageSpec
 from streams.runtime.write_ahead import (
     ENTRY_MARK,
     Changes,
@@ -45,8 +56,13 @@ from streams.runtime.write_ahead import (
 
 CLOCK = "clock"
 BEAT_S = 0.25
+PUBLISH_EVERY_S = 1.0
+AWAY_S = 5.0
+"""How long the brokers may answer nothing before they count as away: then nobody is blamed for what does not come."""
 RESTORED_AT_ONCE = 10_000
 WATCH_S = 1.0
+TRIES_WHEN_ANSWERED = 3
+"""How often reading back may find nothing although the brokers answer; then the process ends, for it may be its client."""
 EXIT_STATUS = 70  # EX_SOFTWARE
 MAX_POLL_RECORDS = 500
 COMMIT_EVERY = 500
@@ -54,6 +70,7 @@ COMMIT_INTERVAL_S = 1.0
 
 log = logging.getLogger("tocsin.host")
 
+T = TypeVar("T")
 AnySpec = StageSpec[Any, Any]
 TopicPlace = tuple[str, int]  # topic, partition
 
@@ -89,9 +106,9 @@ class HostSettings:
     stall_wait_ms
         How long a record that the broker holds may stay undelivered before it is read back.
     delivery_wait_ms
-        How long the broker may take to acknowledge a group; then the process ends.
+        How long the broker may take to answer one request; then it is asked again.
     read_back_wait_ms
-        How long reading back may find nothing where the broker says there is something.
+        How long reading back may find nothing where the broker says there is something; then a new client tries.
     group_limit
         Records that may wait for one commit.
     fetch_wait_ms
@@ -142,6 +159,7 @@ class Counts:
     read_back_records: int = 0
     empty_offsets: int = 0
     retention_gaps: int = 0
+    offsets_lost: int = 0
     rewinds: int = 0
     foreign_rows: int = 0
     groups: int = 0
@@ -216,6 +234,8 @@ class Owned:
     clock_ms: int = -1
     clock_seen_ms: int = -1
     clock_seen_at_s: float = field(default_factory=now_s)
+    ends: Mapping[str, int] = field(default_factory=dict)
+    unsettled_since_s: float | None = None
     due: deque[Due] = field(default_factory=deque)
     taken_ms: int = -1
     entries: int = 0
@@ -238,6 +258,8 @@ class Group:
     events: list[Any] = field(default_factory=list)
     taken_ms: dict[int, int] = field(default_factory=dict)
     handed: list[Handed] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    since_s: float = 0.0
 
     def __bool__(self) -> bool:
         return bool(self.changes or self.events or self.taken_ms or self.handed)
@@ -266,8 +288,17 @@ class StageHost:
         self._committing = False
         self._committed = asyncio.Condition()
         self._clock_news = asyncio.Event()
-        self._answered = True
-        self._answered_since_s = now_s()  # a clock that is not seen says nothing while the broker is away
+        self._answered_s = now_s()
+        self._away = False
+        self._away_until_s = now_s()  # a clock that is not seen says nothing while the brokers are away
+        self._refusal = ""
+        self._committing_since_s: float | None = None
+        self._sending = 0
+        self._restored = False
+        self._stopping = False
+        self._progress: dict[int, float] = {}
+        self._told: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self._rounds_s = {"watch": now_s(), "commit": now_s()}
         prefix = settings.topic_prefix
         self._clock_topic = prefix + CLOCK
         self._inputs = {prefix + topic: topic for topic in spec.inputs}
@@ -283,7 +314,22 @@ class StageHost:
             allow_empty=True,
         )
         self._stream: Any = None
+        self._decisions = logging.getLogger(f"tocsin.{spec.name}")
+        self.status = self._seen()
         app.agent(topics, name=spec.name, concurrency=1)(self._agent)
+
+    def expect_end(self) -> None:
+        """Learn that the agent is to end: before that, one that ends is a fault."""
+        self._stopping = True
+
+    def hear_answer(self) -> None:
+        """Learn that the brokers have answered."""
+        self._answered_s = now_s()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the brokers have answered lately; they are asked about once a second."""
+        return now_s() - self._answered_s <= AWAY_S
 
     @property
     def topics(self) -> list[str]:
@@ -304,6 +350,8 @@ class StageHost:
                 await self._handle(event)
             except Exception as error:  # noqa: BLE001 -- raising here would commit the record
                 end_hard(f"stage={self.spec.name}", error)
+        if not self._stopping:
+            end_hard(f"agent_ended stage={self.spec.name}")
 
     async def _handle(self, event: Any) -> None:  # noqa: ANN401
         """Handle one record that Faust delivered; acked unhandled while partitions move, for the cursor decides."""
@@ -329,7 +377,7 @@ class StageHost:
                 case Place.AHEAD:  # reading back was broken off by a rebalance
                     await self._stream.ack(event)
                     return
-            self._group.events.append(event)
+            self._begun().events.append(event)
             self._group_waits.set()
         await self._wait_for_room()
 
@@ -340,9 +388,6 @@ class StageHost:
             decoded = spec.decode(topic, record.key, record.value, record.headers)
         except MalformedRecordError as error:
             self.counts.dead_letters += 1
-            log.warning(
-                "record.refused topic=%s partition=%d offset=%d error=%s", topic, owned.partition, record.offset, error
-            )
             outputs = [spec.dead(topic, owned.partition, record, error)]
         else:
             outputs = [] if decoded is None else owned.stage.receive([decoded])
@@ -360,20 +405,21 @@ class StageHost:
         view = owned.view
         start = view.cursors[topic]
         self.counts.read_backs += 1
-        settings = self._settings
-        opened = read_back(settings.client, settings.topic_prefix + topic, owned.partition, settings.read_back_wait_ms)
         handled = 0
-        with opened as reader:
-            while view.cursors[topic] < end and not self.moving:
-                records, next_offset = await asyncio.to_thread(
-                    reader.read, view.cursors[topic], end, settings.group_limit
-                )
-                for record in records:
-                    self._receive(owned, topic, record)
-                handled += len(records)
-                view.cursors[topic] = next_offset
-                self._gather(owned, [])
-                await self._wait_for_room()
+        reading = self._reading(
+            self._settings.topic_prefix + topic,
+            owned.partition,
+            (start, end),
+            self._settings.group_limit,
+            while_=lambda: not self.moving,
+        )
+        async for records, next_offset in reading:
+            for record in records:
+                self._receive(owned, topic, record)
+            handled += len(records)
+            view.cursors[topic] = next_offset
+            self._gather(owned, [])
+            await self._wait_for_room()
         read = view.cursors[topic] - start
         self.counts.read_back_records += handled
         self.counts.empty_offsets += read - handled
@@ -382,11 +428,64 @@ class StageHost:
             self.spec.name, topic, owned.partition, start, end, handled, read - handled,
         )  # fmt: skip
 
+    async def _reading(
+        self, topic: str, partition: int, span: tuple[int, int], limit: int, while_: Callable[[], bool]
+    ) -> AsyncIterator[tuple[Sequence[Bytes], int]]:
+        """Read `[start, end)` of a topic in pieces, each with the offset to go on from, while something holds.
+
+        Brokers that are away are asked again by a new client, however long it takes; where they answer and nothing comes,
+        a few times only.
+        """
+        at, end = span
+        tries = TRIES_WHEN_ANSWERED
+        while at < end and while_():
+            try:
+                with read_back(self._settings.client, topic, partition, self._settings.read_back_wait_ms) as reader:
+                    while at < end and while_():
+                        records, at = await asyncio.to_thread(reader.read, at, end, limit)
+                        self._answered_s = now_s()
+                        tries = TRIES_WHEN_ANSWERED
+                        yield records, at
+            except (KafkaException, ReadBackError) as error:
+                if isinstance(error, KafkaException) and _is_final(error):
+                    raise
+                await self._ask(self._edges.ends, [(topic, partition)], while_)
+                tries -= 1
+                if tries == 0:
+                    raise
+                log.warning("cursor.reads_again topic=%s partition=%d start=%d error=%s", topic, partition, at, error)
+
+    async def _ask(
+        self,
+        question: Callable[[Sequence[TopicPlace]], dict[TopicPlace, int]],
+        places: Sequence[TopicPlace],
+        while_: Callable[[], bool],
+    ) -> dict[TopicPlace, int] | None:
+        """Ask the brokers, again and again while they do not answer and something holds; None when it holds no more."""
+        while while_():
+            try:
+                answer = await asyncio.to_thread(question, places)
+            except (KafkaException, TimeoutError) as error:
+                self._refusal = f"{type(error).__name__}: {error}"
+                await asyncio.sleep(BEAT_S)
+            else:
+                self._answered_s = now_s()
+                return answer
+        return None
+
+    def _begun(self) -> Group:
+        """Return the group that waits; its time counts from its first content on."""
+        if not self._group:
+            self._group.since_s = now_s()
+        return self._group
+
     def _gather(self, owned: Owned, outputs: Iterable[Any]) -> None:
         """Put outputs, and what is settled, into the group that waits."""
-        group = self._group
+        group = self._begun()
         changes = group.changes.setdefault(owned.partition, Changes())
         for output in outputs:
+            if (decision := self.spec.tell(output)) is not None:
+                group.decisions.append(decision)
             routed = self.spec.route(output)
             if isinstance(routed, Handed):
                 group.handed.append(routed)
@@ -395,7 +494,10 @@ class StageHost:
                 changes.outputs.append(replace(one, topic=self._settings.topic_prefix + one.topic))
                 group.outputs += 1
         if owned.stage.settled:
+            owned.unsettled_since_s = None
             owned.view.settle(changes)
+        elif owned.unsettled_since_s is None:
+            owned.unsettled_since_s = now_s()
         self._group_waits.set()
 
     # ---- time
@@ -416,19 +518,14 @@ class StageHost:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._clock_news.wait(), WATCH_S)
             self._clock_news.clear()
-            if not self.owned or self.moving:
+            self._rounds_s["watch"] = now_s()
+            was_moving = self.moving
+            heard = {} if was_moving else {partition: owned.clock_ms for partition, owned in self.owned.items()}
+            places = self._places(heard) or [(self._clock_topic, 0)]  # whoever owns nothing asks whether they are there
+            found = await self._ask(self._edges.ends, places, partial(self._moves_as, was_moving))
+            if found is None or not heard:
                 continue
-            heard = {partition: owned.clock_ms for partition, owned in self.owned.items()}
-            try:
-                ends = await self._ends(heard)
-            except (KafkaException, TimeoutError) as error:
-                if self._answered:
-                    log.warning("broker.away stage=%s error=%s", self.spec.name, error)
-                self._answered, self._answered_since_s = False, now_s()
-                continue
-            if not self._answered:
-                log.info("broker.back stage=%s", self.spec.name)
-            self._answered = True
+            ends = self._by_input(heard, found)
             async with self._lock:
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
@@ -436,9 +533,8 @@ class StageHost:
                         await self._look(owned, now_ms, ends[partition])
             await self._wait_for_room()
 
-    async def _ends(self, partitions: Iterable[int]) -> dict[int, dict[str, int]]:
-        """Ask the broker for the end of each input; what was acknowledged before the question is counted."""
-        return self._by_input(partitions, await asyncio.to_thread(self._edges.ends, self._places(partitions)))
+    def _moves_as(self, before: bool) -> bool:  # noqa: FBT001 -- what `moving` was
+        return self.moving == before
 
     def _places(self, partitions: Iterable[int]) -> list[tuple[str, int]]:
         return [(topic, partition) for partition in partitions for topic in self._inputs]
@@ -450,7 +546,14 @@ class StageHost:
         }
 
     async def _look(self, owned: Owned, now_ms: int, ends: Mapping[str, int]) -> None:
-        """Pass on the clock if all is read, read back what does not come, and watch that the clock comes at all."""
+        """Pass on the clock if all is read, read back what does not come, and watch that the clock comes at all.
+
+        Parameters
+        ----------
+        ends
+            Of each input, asked after `now_ms` was heard: what was acknowledged before is counted.
+        """
+        owned.ends = ends
         if now_ms > owned.clock_seen_ms:
             owned.clock_seen_ms = now_ms
             if hasattr(owned.stage, "clock"):
@@ -464,7 +567,7 @@ class StageHost:
             if owned.moved_at_s[topic] < late_s:
                 await self._read_back(owned, topic, ends[topic])
         self._advance_by_records(owned, ends)
-        silent_ms = (now_s() - max(owned.clock_seen_at_s, self._answered_since_s)) * 1000
+        silent_ms = (now_s() - max(owned.clock_seen_at_s, self._away_until_s)) * 1000
         if self._settings.writes_clock and silent_ms > self._settings.clock_wait_ms:
             end_hard(f"clock_unseen stage={self.spec.name} partition={owned.partition} silent_ms={silent_ms:.0f}")
 
@@ -473,7 +576,7 @@ class StageHost:
         while owned.due and owned.reached(owned.due[0].ends):
             now_ms = owned.due.popleft().now_ms
             outputs = owned.stage.advance(now_ms) if self.spec.advance_by == "clock" else []
-            self._group.taken_ms[owned.partition] = now_ms
+            self._begun().taken_ms[owned.partition] = now_ms
             self._gather(owned, outputs)
 
     def _advance_by_records(self, owned: Owned, ends: Mapping[str, int]) -> None:
@@ -494,12 +597,15 @@ class StageHost:
     async def commit(self) -> None:
         """Make groups durable, one after the other, for as long as the worker lives."""
         while True:
-            await self._group_waits.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._group_waits.wait(), WATCH_S)
             self._group_waits.clear()
+            self._rounds_s["commit"] = now_s()
             if not self._group:
                 continue
             self._committing = True
             group, self._group = self._group, Group()
+            self._committing_since_s = group.since_s
             try:
                 await self._make_durable(group)
             except Exception as error:  # noqa: BLE001 -- outputs or rows are in doubt
@@ -508,7 +614,9 @@ class StageHost:
                 await self._stream.ack(event)
             for one in group.handed:
                 one.do()
+            self._tell(group.decisions)
             self._committing = False
+            self._committing_since_s = None
             async with self._committed:
                 self._committed.notify_all()
 
@@ -524,11 +632,14 @@ class StageHost:
             if not changes.is_one:
                 entries += [self._row(owned, key, value) for key, value in changes.entry(partition, owned.entries)]
                 owned.entries += 1
-        offsets = await self._deliver(entries)
-        offsets += (await self._deliver([*outputs, *changelog]))[len(outputs) :]
+        foreign = self._foreign(entries, await self._deliver(entries))
+        changelog = [
+            *await self._overwrite(foreign),
+            *changelog,
+        ]  # who was superseded ends here, before it says anything
+        offsets = (await self._deliver([*outputs, *changelog]))[len(outputs) :]
         for one in changelog:
             self._hold(one.key or b"", one.value)
-        changelog = [*entries, *changelog]
         while foreign := self._foreign(changelog, offsets):
             changelog = await self._overwrite(foreign)
             offsets = await self._deliver(changelog)
@@ -554,24 +665,22 @@ class StageHost:
             self._table[key] = value
 
     async def _deliver(self, outputs: Sequence[Routed]) -> list[int]:
-        """Send in order, wait until all are acknowledged, and return their offsets."""
+        """Send in order, wait until all are acknowledged, however long the brokers are away, and return their offsets."""
         if not outputs:
             return []
         self._heart.check()
-        wait_s = self._settings.delivery_wait_ms / 1000
-        async with asyncio.timeout(wait_s):
-            sent: list[Awaitable[Any]] = [
-                await self._app.producer.send(
-                    output.topic,
-                    output.key,
-                    output.value,
-                    output.partition,
-                    None,
-                    list(output.headers),
-                )
-                for output in outputs
-            ]
-            return [receipt.offset for receipt in await asyncio.gather(*sent)]
+        self._sending = len(outputs)
+        sent = [await taken(self._app.producer, output) for output in outputs]
+        receipts = await asyncio.gather(*sent)
+        self._sending = 0
+        self._answered_s = now_s()
+        return [receipt.offset for receipt in receipts]
+
+    def _tell(self, decisions: Iterable[Decision]) -> None:
+        for one in decisions:
+            logs.tell(self._decisions, one.event, one.fields, one.level)
+            for name, labels, value in one.counts:
+                self._told[name, labels] += int(value)
 
     def _foreign(self, changelog: Sequence[Routed], offsets: Sequence[int]) -> list[tuple[int, int, int]]:
         """Return the stretches `(partition, start, end)` of the changelog that somebody else wrote between our rows.
@@ -591,18 +700,13 @@ class StageHost:
         """Return our rows for all keys that a foreign writer touched; a foreign owner with a later claim ends us."""
         keys: dict[bytes, None] = {}
         for partition, start, end in stretches:
-            epoch = self.owned[partition].epoch
-            with read_back(
-                self._settings.client, self._changelog, partition, self._settings.read_back_wait_ms
-            ) as reader:
-                at = start
-                while at < end:
-                    records, at = await asyncio.to_thread(reader.read, at, end, self._settings.group_limit)
-                    for record in records:
-                        if epoch_of(record.headers) > epoch:
-                            end_hard(f"superseded stage={self.spec.name} partition={partition}")
-                        if epoch_of(record.headers) < epoch and record.key is not None:
-                            keys[record.key] = None
+            epoch, limit = self.owned[partition].epoch, self._settings.group_limit
+            async for records, _ in self._reading(self._changelog, partition, (start, end), limit, lambda: True):
+                for record in records:
+                    if epoch_of(record.headers) > epoch:
+                        end_hard(f"superseded stage={self.spec.name} partition={partition}")
+                    if epoch_of(record.headers) < epoch and record.key is not None:
+                        keys[record.key] = None
             log.error(
                 "changelog.foreign_rows stage=%s partition=%d start=%d end=%d", self.spec.name, partition, start, end
             )
@@ -639,23 +743,30 @@ class StageHost:
         rebalance, mine = self._app.rebalancing_count, sorted(self._assigned)
         if rebalance != self._assigned_in:
             return  # the next rebalance has begun
+
+        def still() -> bool:
+            return rebalance == self._app.rebalancing_count
+
         places = [*self._places(mine), *((self._changelog, partition) for partition in mine)]
-        starts = await self._ask(self._edges.starts, places)
-        ends = await self._ask(self._edges.ends, places)
+        starts = await self._ask(self._edges.starts, places, still)
+        ends = await self._ask(self._edges.ends, places, still)
+        if starts is None or ends is None:
+            return
         restored = {}
+        self._progress = dict.fromkeys(mine, 0.0)
         for partition in mine:
             place = (self._changelog, partition)
             restored[partition] = Restored(partition)
-            await self._restore(restored[partition], starts[place], ends[place], rebalance)
+            await self._restore(restored[partition], (starts[place], ends[place]), still)
         async with self._lock:
             await self.settle()
             self.owned.clear()
             self._table.clear()
-            if rebalance != self._app.rebalancing_count:
+            if not still():
                 return
             owners = {}
             for partition, rows in restored.items():
-                owner = await self._claim(rows, partition, ends[self._changelog, partition], rebalance)
+                owner = await self._claim(rows, partition, ends[self._changelog, partition], still)
                 if owner is None:
                     return
                 owners[partition] = owner
@@ -675,9 +786,13 @@ class StageHost:
                     moved_at_s=dict.fromkeys(self.spec.inputs, now_s()),
                 )
             self._taken_in = rebalance
+            self._restored = True
+            self._progress = {}
         log.info("host.took stage=%s partitions=%s rows=%d", self.spec.name, mine, len(self._table))
 
-    async def _claim(self, rows: Restored, partition: int, end: int, rebalance: int) -> tuple[int, int] | None:
+    async def _claim(
+        self, rows: Restored, partition: int, end: int, still: Callable[[], bool]
+    ) -> tuple[int, int] | None:
         """Say that we own a partition, and make good what the owner before left half done.
 
         Return our epoch, and the next offset of the changelog; None when partitions begin to move again.
@@ -686,8 +801,8 @@ class StageHost:
             epoch = rows.epoch + 1
             claimed = self._changelog_record(partition, epoch, claim(partition), b"")
             [at] = await self._deliver([claimed])
-            await self._restore(rows, end, at, rebalance)
-            if rebalance != self._app.rebalancing_count:
+            await self._restore(rows, (end, at), still)
+            if not still():
                 return None
             end = at + 1
             if rows.epoch < epoch:  # nobody else claimed meanwhile
@@ -703,35 +818,19 @@ class StageHost:
             )  # fmt: skip
         return epoch, max([end, *(offset + 1 for offset in offsets[len(again.outputs) :])])
 
-    async def _ask(
-        self, question: Callable[[Sequence[TopicPlace]], dict[TopicPlace, int]], places: Sequence[TopicPlace]
-    ) -> dict[TopicPlace, int]:
-        """Ask again while the broker does not answer: leaders may be changing, as we are."""
-        until_s = now_s() + self._settings.delivery_wait_ms / 1000
-        while True:
-            try:
-                return await asyncio.to_thread(question, places)
-            except (KafkaException, TimeoutError):
-                if now_s() > until_s:
-                    raise
-            await asyncio.sleep(BEAT_S)
-
-    async def _restore(self, restored: Restored, start: int, end: int, rebalance: int) -> None:
+    async def _restore(self, restored: Restored, span: tuple[int, int], still: Callable[[], bool]) -> None:
         """Read a stretch of the changelog of one partition, all of it, unless partitions begin to move again.
 
         Faust's own recovery is not asked: it reads 7,000 records a second, and where one rebalance follows closely on
         another it can wait for ever (`docs/decisions/0003-the-host-of-the-small-stages.md`).
         """
-        if start >= end:
-            return
-        wait_ms = self._settings.read_back_wait_ms
-        with read_back(self._settings.client, self._changelog, restored.partition, wait_ms) as reader:
-            at = start
-            while at < end and rebalance == self._app.rebalancing_count:
-                records, at = await asyncio.to_thread(reader.read, at, end, RESTORED_AT_ONCE)
-                for record in records:
-                    assert record.key is not None, f"{self._changelog}[{restored.partition}]@{record.offset}: no key"
-                    restored.take(record.key, record.value, record.headers)
+        partition, (start, end) = restored.partition, span
+        async for records, at in self._reading(self._changelog, partition, span, RESTORED_AT_ONCE, still):
+            self._progress[partition] = (at - start) / (end - start)
+            for record in records:
+                assert record.key is not None, f"{self._changelog}[{partition}]@{record.offset}: no key"
+                restored.take(record.key, record.value, record.headers)
+        self._progress[partition] = 1.0
 
     def _first_offset(self, view: View, topic: str, partition: int, bounds: tuple[int, int]) -> int:
         start, end = bounds
@@ -740,6 +839,7 @@ class StageHost:
             return start
         if cursor < start:
             self.counts.retention_gaps += 1
+            self.counts.offsets_lost += start - cursor
             log.error(
                 "cursor.retention_gap stage=%s topic=%s partition=%d lost=%d",
                 self.spec.name, topic, partition, start - cursor,
@@ -753,6 +853,92 @@ class StageHost:
             )  # fmt: skip
             return start
         return cursor
+
+    # ---- what can be seen
+
+    def publish(self) -> None:
+        """Make the status anew, and say whether the brokers went away or came back."""
+        if self._away == self.is_answered:
+            self._away = not self._away
+            if self._away:
+                silent_s = now_s() - self._answered_s
+                log.warning("broker.away stage=%s silent_s=%.0f error=%s", self.spec.name, silent_s, self._refusal)
+            else:
+                log.info("broker.back stage=%s", self.spec.name)
+        if self._away:
+            self._away_until_s = now_s()
+        self.status = self._seen()
+
+    def _seen(self) -> StageStatus:
+        waits_s = [owned.unsettled_since_s for owned in self.owned.values()]
+        waits_s += [self._committing_since_s, self._group.since_s if self._group else None]
+        own: list[Measure] = [Measure(name, labels, count) for (name, labels), count in self._told.items()]
+        for partition, owned in self.owned.items():
+            own += self.spec.measure(owned.stage, partition, owned.clock_ms)
+        for loop, at_s in self._rounds_s.items():
+            own.append(Measure("tocsin_heartbeat_age_seconds", (f"{self.spec.name}.{loop}",), now_s() - at_s))
+        return StageStatus(
+            stage=self.spec.name,
+            moving=self.moving,
+            restored=self._restored,
+            owned=tuple(sorted(self.owned)),
+            restoring=dict(self._progress),
+            counts=asdict(self.counts),
+            rebalances=self._app.rebalancing_count,
+            lags={
+                (topic, partition): max(end - owned.view.cursors[topic], 0)
+                for partition, owned in self.owned.items()
+                for topic, end in owned.ends.items()
+            },
+            state_rows=len(self._table),
+            answered_s=self._answered_s,
+            lasting_s=min((at_s for at_s in waits_s if at_s is not None), default=None),
+            waiting=self._sending + self._group.outputs,
+            own=tuple(own),
+        )
+
+
+def _is_final(error: KafkaException) -> bool:
+    """Whether asking again cannot help: what was asked for is not there any more, or the client is beyond repair."""
+    reason = error.args[0]
+    return bool(reason.code() == KafkaError.OFFSET_OUT_OF_RANGE or reason.fatal())
+
+
+class EnduringProducer(Producer):
+    """A producer that gives nothing up: each record once and in order, however long the brokers are away.
+
+    aiokafka's own lets a batch go after its request's timeout, and sends the next: then a cursor could be written whose
+    rows were not.
+    """
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {**super()._settings_extra(), "enable_idempotence": True}
+
+    def _new_producer(self, transactional_id: str | None = None) -> AIOKafkaProducer:
+        producer = super()._new_producer(transactional_id)
+        accumulator = producer._message_accumulator  # noqa: SLF001 -- there is no setting for it
+        assert isinstance(accumulator._batch_ttl, float), accumulator._batch_ttl  # noqa: SLF001
+        accumulator._batch_ttl = math.inf  # noqa: SLF001
+        return producer
+
+
+async def taken(producer: Any, record: Routed) -> Awaitable[Any]:  # noqa: ANN401 -- Faust's protocol has no such class
+    """Hand a record to a producer; where it has no room, or does not know the topic yet, it is asked again.
+
+    It has taken nothing then: the order of what is handed over stays.
+    """
+    while True:
+        try:
+            receipt: Awaitable[Any] = await producer.send(
+                record.topic, record.key, record.value, record.partition, None, list(record.headers)
+            )
+        except ProducerSendError as error:
+            cause = error.__cause__
+            if not (isinstance(cause, KafkaTimeoutError) or getattr(cause, "retriable", False)):
+                raise
+        else:
+            return receipt
+        await asyncio.sleep(BEAT_S)
 
 
 class CoPartitioned(PartitionAssignor):
@@ -772,6 +958,7 @@ class FaustHost:
         self.app = self._make_app()
         self._edges = Edges(settings.client, settings.delivery_wait_ms)
         self.stages = {spec.name: StageHost(self.app, settings, spec, self.heart, self._edges) for spec in specs}
+        self._is_running = False
         self._lasting: list[asyncio.Task[None]] = []
         self._watching: list[asyncio.Task[None]] = []
         self.app.on_partitions_revoked.connect(self._at_each(StageHost.hand_over))
@@ -780,7 +967,7 @@ class FaustHost:
 
     def _make_app(self) -> faust.App:
         settings = self.settings
-        return faust.App(
+        app = faust.App(
             settings.group,
             broker=[f"kafka://{server}" for server in settings.broker.split(",")],
             broker_credentials=credentials(settings.security),
@@ -804,10 +991,14 @@ class FaustHost:
             topic_partitions=settings.partitions,
             web_enabled=False,
         )
+        cast("Any", app.transport).Producer = EnduringProducer
+        return app
 
     async def start(self) -> None:
         """Check the topics and start to consume; return when the app has started, before its first partition."""
         await asyncio.to_thread(self._check_topics)
+        for stage in self.stages.values():
+            stage.hear_answer()
         stages = self.stages.items()
         lasting = {"beat": self._beat, **{f"{name}.commit": stage.commit for name, stage in stages}}
         watching = {f"{name}.watch": stage.watch for name, stage in stages}
@@ -817,6 +1008,8 @@ class FaustHost:
         self._watching = [asyncio.create_task(self._guarded(name, work)) for name, work in watching.items()]
         self.app.finalize()
         await self.app.start()
+        assert isinstance(self.app.producer, EnduringProducer), self.app.producer
+        self._is_running = True
         self._set_fetch_wait()
 
     def _set_fetch_wait(self) -> None:
@@ -827,6 +1020,9 @@ class FaustHost:
 
     async def stop(self) -> None:
         """Finish what is in hand, commit, leave."""
+        self._is_running = False
+        for stage in self.stages.values():
+            stage.expect_end()
         await self._cancel(self._watching)
         await self.app.stop()
         await self._cancel(self._lasting)
@@ -843,6 +1039,10 @@ class FaustHost:
         await stopping.wait()
         await self.stop()
 
+    async def deliver(self, record: Routed) -> None:
+        """Write a record beside what the stages write, and wait until it is acknowledged, however long that takes."""
+        await (await taken(self.app.producer, replace(record, topic=self.settings.topic_prefix + record.topic)))
+
     def taken_ms(self, stage: str) -> dict[int, int]:
         """Return for each owned partition the newest clock value whose consequences are durable; -1 for none."""
         return {partition: owned.taken_ms for partition, owned in self.stages[stage].owned.items()}
@@ -851,6 +1051,16 @@ class FaustHost:
     def ready(self) -> bool:
         """Whether what was assigned, if anything, is restored, for the probe of readiness."""
         return not any(stage.moving for stage in self.stages.values())
+
+    def health(self, bounds: ProbeSettings) -> Health:
+        """Tell how it is; asked from any thread."""
+        statuses = [stage.status for stage in self.stages.values()]
+        return host_status.health_of(statuses, {"+".join(self.stages): self.heart.age_ms / 1000}, now_s(), bounds)
+
+    def measures(self) -> Iterator[Measure]:
+        """Tell what there is to measure; asked from any thread."""
+        for stage in self.stages.values():
+            yield from host_status.measures_of(stage.status, now_s())
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Return what each stage's host did since it began."""
@@ -871,29 +1081,47 @@ class FaustHost:
             raise
         except Exception as error:  # noqa: BLE001 -- a thread that ends in silence is the worst of ends
             end_hard(f"task={name}", error)
+        end_hard(f"task_ended task={name}")
 
     async def _beat(self) -> None:
         steady_at_s = now_s()
+        published_s = 0.0
         self.heart.begin()
         while True:
             self.heart.beat()
-            if not self.app.rebalancing:
-                steady_at_s = now_s()
+            if now_s() - published_s >= PUBLISH_EVERY_S:
+                published_s = now_s()
+                for stage in self.stages.values():
+                    stage.publish()
+            if self.ready or not all(stage.is_answered for stage in self.stages.values()):
+                steady_at_s = now_s()  # the bound is for us and Faust, not for brokers that are away
             elif now_s() - steady_at_s > self.settings.restore_wait_ms / 1000:
                 end_hard("not_restored")
             if self.app.crashed:
                 end_hard("faust_crashed", self.app.crash_reason)
+            if self._is_running and self._is_out_of_group():
+                end_hard("out_of_group")
             await asyncio.sleep(BEAT_S)
+
+    def _is_out_of_group(self) -> bool:
+        """Whether the task that keeps this worker in its group has died: its client only logs that, and waits for ever."""
+        consumer = cast("Any", self.app.consumer)._thread._consumer  # noqa: SLF001
+        task = None if consumer is None else consumer._coordinator._coordination_task  # noqa: SLF001
+        return task is not None and bool(task.done())
 
     async def _write_clock(self) -> None:
         topic = self.settings.topic_prefix + CLOCK
+        waiting: dict[int, asyncio.Future[object]] = {}
         while True:
             partitions = {partition for stage in self.stages.values() for partition in stage.owned}
             now = Clock(now_ms=time.time_ns() // 1_000_000).encode()
             try:
                 for partition in partitions:
+                    if partition in waiting and not waiting[partition].done():
+                        continue  # the brokers are away: one old value is enough
                     receipt = await self.app.producer.send(topic, None, now, partition, None, None)
-                    cast("asyncio.Future[object]", receipt).add_done_callback(_say_if_lost)
+                    waiting[partition] = cast("asyncio.Future[object]", receipt)
+                    waiting[partition].add_done_callback(_say_if_lost)
             except ProducerSendError as error:
                 log.debug("clock.not_sent error=%s", error)
             await asyncio.sleep(self.settings.clock_every_ms / 1000)

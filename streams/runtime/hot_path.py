@@ -16,8 +16,6 @@ each step acknowledged before the next:
 import gc
 import logging
 import secrets
-import signal
-import threading
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -25,7 +23,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import msgspec
@@ -33,18 +30,23 @@ import numpy as np
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from config.settings import KafkaSettings
+from config.settings import KafkaSettings, ProbeSettings
 from detectors.usable import refuse_unusable
 from schemas.baseline import Baseline
 from schemas.clock import Clock
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
 from schemas.model import Model
-from streams.runtime import kafka, topics
+from streams.runtime import join_status, kafka, topics
 from streams.runtime.claims import Claim, Kept, Taking
 from streams.runtime.cursor import headers_of
 from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
-from streams.runtime.delivery import Delivery, UndeliveredError
+from streams.runtime.delivery import LOOK_S, Delivery, UndeliveredError
+from streams.runtime.ending import UNFINISHED_STATUS, Ending
+from streams.runtime.join_status import Status
+from streams.runtime.metrics import Measure
+from streams.runtime.placement import Placement
+from streams.runtime.probes import Health
 from streams.runtime.segment_files import SegmentFiles, segment_files
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Routed
@@ -76,6 +78,10 @@ PUBLISH_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
 """How often garbage is collected by hand: the loop makes no cycles, and the collector costs a tenth of it."""
 MISMATCH_LOG_EVERY_S = 10.0
+ERROR_LOG_EVERY_S = 10.0
+"""How often one kind of a client's error is written to the log; all are counted."""
+AWAY_S = 5.0
+"""How long the brokers may answer nothing before the log says that they are away."""
 QUIET_S = 2.0
 """How long a log that is said to go on may give no record, before it is looked at what lies there."""
 LOOK_EVERY_S = 2.0
@@ -116,9 +122,7 @@ class HotPathSettings:
     start
         Where a partition that was never read begins: `earliest` or `latest`.
     restore_wait_ms
-        How long taking one partition may last; then the process ends.
-    outage_wait_ms
-        How long the brokers may not acknowledge; then the process ends.
+        How long taking one partition may last, brokers being there; then the process ends.
     hand_over_wait_ms
         How long a last checkpoint may take when partitions are taken away or the worker is told to stop; below the
         session timeout.
@@ -136,39 +140,12 @@ class HotPathSettings:
     clock: Literal["wall", "topic"]
     start: Literal["earliest", "latest"]
     restore_wait_ms: int
-    outage_wait_ms: int
     hand_over_wait_ms: int
 
     @property
     def group(self) -> str:
         """The consumer group."""
         return f"{self.kafka.topic_prefix}{self.app_id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """What can be seen from outside; made anew about once a second.
-
-    Parameters
-    ----------
-    beat_s
-        When the loop last came round, on `time.monotonic()`: a worker whose beat is old is stuck.
-    owned, restoring
-        Partitions that are joined, and those that are still being taken.
-    counts
-        Of this process since it began: messages, rows, dead letters, errors by name, checkpoints, offsets lost …
-    partitions
-        By partition its counters and gauges (`Join.counters`, `Join.gauges`), lag and conservation error.
-    paused
-        Why nothing is read, empty while it is.
-    """
-
-    beat_s: float
-    owned: tuple[int, ...]
-    restoring: tuple[int, ...]
-    counts: Mapping[str, int]
-    partitions: Mapping[int, Mapping[str, int]]
-    paused: str
 
 
 class StartRefusedError(Exception):
@@ -193,6 +170,8 @@ class _Owned:
     """Topics of which nothing came since they were assigned."""
     gaps: dict[str, int] = field(default_factory=dict)
     tombstones: tuple[bytes, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+    """Its counters when it was taken."""
     lasting: object = None
     """What the last checkpoint held, to tell whether there is anything new."""
 
@@ -221,29 +200,40 @@ class HotPath:
         self._baselines: dict[tuple[str, int], Baseline] = {}
         self._clock_ms: int | None = None
         self._dead: list[DeadLetter] = []
+        self._placement = {topic: Placement() for topic in _BY_TOPIC}
         self._probe: _Probe | None = None
         self._due = dict.fromkeys(
-            ("probe", "checkpoint", "member", "disk", "publish", "collect", "mismatch", "look"), 0.0
+            ("probe", "answer", "checkpoint", "member", "disk", "publish", "collect", "mismatch", "look"), 0.0
         )
         self._fatal: KafkaError | None = None
+        self._stopping: Callable[[], bool] = lambda: False
+        self._told_s: float | None = None
+        self.is_unfinished = False
+        """Whether it was told to stop, and not all that was read is durable."""
+        self._assigned = self._restored = self._away = False
         self._idle = True
         self._commits_waiting = 0
         self._paused = ""
-        self.beat_s = time.monotonic()
-        self.status = Status(beat_s=self.beat_s, owned=(), restoring=(), counts={}, partitions={}, paused="starting")
+        self._logged_s: dict[str, float] = {}
+        self.beat_s = self._answered_s = self._lasting_s = time.monotonic()
+        """When the loop last came round, on `time.monotonic()`: a worker whose beat is old is stuck."""
+        self.status = join_status.unseen(self.beat_s)
 
     # -- a life
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Join until told to stop, then make all last and leave.
 
+        Brokers that are away are waited for, however long: nothing is read meanwhile that could not be kept.
+
         Raises
         ------
         StartRefusedError
             The topics are not as they must be.
-        FencedError, UndeliveredError, KafkaException, TimeoutError
+        FencedError, KafkaException, TimeoutError
             This process is to end at once, with a status that is not 0; what is not in a manifest is read again.
         """
+        self._stopping = stopping
         self._open()
         try:
             self._read_baselines()
@@ -256,6 +246,8 @@ class HotPath:
             while not stopping():
                 self._come_round()
             self._leave()
+        except _BrokenOffError as error:
+            self._note_unfinished(error)
         finally:
             self._close()
 
@@ -283,8 +275,7 @@ class HotPath:
         self._delivery = Delivery(
             kafka.producer(cluster, "join", self._on_error),
             topic_prefix=cluster.topic_prefix,
-            outage_wait_ms=settings.outage_wait_ms,
-            alive=self._beat,
+            alive=self._wait_on,
         )
 
     def _reader(self, name: str, **others: str | int) -> Consumer:
@@ -308,6 +299,33 @@ class HotPath:
 
     def _beat(self) -> None:
         self.beat_s = time.monotonic()
+
+    def _wait_on(self) -> None:
+        """Come round in a wait for the brokers; break it off when told to stop, after the wait for a last checkpoint."""
+        self._beat()
+        if self._is_due("publish", PUBLISH_EVERY_S):
+            self._publish()
+        if self._told_s is None and self._stopping():
+            self._told_s = self.beat_s
+        if self._told_s is not None and self.beat_s - self._told_s > self.settings.hand_over_wait_ms / 1000:
+            raise _BrokenOffError(
+                f"told to stop, and the brokers did not answer in {self.settings.hand_over_wait_ms} ms"
+            )
+
+    def _answered(self) -> None:
+        self._answered_s = time.monotonic()
+
+    def _is_away(self) -> bool:
+        """Whether the brokers have answered nothing for so long that it is worth a line; says so when that changes."""
+        self._answered_s = max(self._answered_s, self._delivery.answered_s)
+        silent_s = time.monotonic() - self._answered_s
+        if self._away != (silent_s > AWAY_S):
+            self._away = not self._away
+            if self._away:
+                log.warning("join.brokers_away silent_s=%.0f waiting=%d", silent_s, self._delivery.waiting)
+            else:
+                log.info("join.brokers_back waiting=%d", self._delivery.waiting)
+        return self._away
 
     def _is_due(self, what: str, every_s: float) -> bool:
         now_s = time.monotonic()
@@ -335,10 +353,24 @@ class HotPath:
     # -- what happens in the clients
 
     def _on_error(self, error: KafkaError) -> None:
-        self.counts[f"error_{error.name()}"] += 1
+        self._count_error(error)
         if error.fatal():
             self._fatal = error
-        log.warning("kafka.error code=%s fatal=%s error=%s", error.name(), error.fatal(), error.str())
+
+    def _count_error(self, error: KafkaError) -> None:
+        """Count an error, and write a line of its kind now and then: an outage makes many."""
+        name = f"error_{error.name()}"
+        self.counts[name] += 1
+        now_s = time.monotonic()
+        if error.fatal() or now_s - self._logged_s.get(name, -ERROR_LOG_EVERY_S) >= ERROR_LOG_EVERY_S:
+            self._logged_s[name] = now_s
+            log.warning(
+                "kafka.error code=%s fatal=%s count=%d error=%s",
+                error.name(),
+                error.fatal(),
+                self.counts[name],
+                error.str(),
+            )
 
     def _on_commit(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
         self._commits_waiting -= 1
@@ -354,6 +386,7 @@ class HotPath:
         }
         assert numbers[OUTPUTS] == numbers[LABELS], f"both topics in equal numbers, not {numbers}"
         self.counts["rebalances"] += 1
+        self._assigned = True
         log.info("join.assigned partitions=%s", sorted(numbers[OUTPUTS]))
         for partition in sorted(numbers[OUTPUTS] - self._owned.keys()):
             self._owned[partition] = _Owned(
@@ -364,6 +397,7 @@ class HotPath:
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Finish what is in hand within a bound, then let go."""
+        self._assigned = False
         log.info("join.revoked partitions=%s", sorted({one.partition for one in partitions}))
         self._hand_over()
         for partition in {one.partition for one in partitions} & self._owned.keys():
@@ -373,6 +407,7 @@ class HotPath:
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Throw away what is not in a manifest: somebody else may own it already."""
+        self._assigned = False
         self.counts["lost"] += 1
         log.warning("join.lost partitions=%s", sorted({one.partition for one in partitions}))
         for partition in {one.partition for one in partitions} & self._owned.keys():
@@ -385,8 +420,13 @@ class HotPath:
         try:
             self._checkpoint(self._working(), wait_ms=self.settings.hand_over_wait_ms)
         except UndeliveredError as error:
-            self.counts["unfinished_hand_overs"] += 1
-            log.warning("join.hand_over_unfinished error=%s", error)
+            self._note_unfinished(error)
+
+    def _note_unfinished(self, error: Exception) -> None:
+        """Note that what was in hand did not get into a checkpoint: whoever comes next reads it again."""
+        self.counts["unfinished_hand_overs"] += 1
+        self.is_unfinished = self._stopping()
+        log.warning("join.hand_over_unfinished error=%s", error)
 
     def _let_go(self, partition: int) -> None:
         one = self._owned.pop(partition)
@@ -405,7 +445,10 @@ class HotPath:
         waiting = {(baselines, one.partition) for one in places}
         if self.settings.clock == "topic":
             for partition in counts[clock]:
-                low, high = self._bounds(topics.CLOCK, partition)
+                bounds = self._bounds(topics.CLOCK, partition)
+                if bounds is None:
+                    raise TimeoutError(f"the brokers did not say where {clock}[{partition}] ends")
+                low, high = bounds
                 places.append(TopicPartition(clock, partition, max(low, high - 1)))
         self._follower.assign(places)
         deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
@@ -459,6 +502,8 @@ class HotPath:
             return
         self._read_changelog(RESTORE_MESSAGES, POLL_WAIT_S)
         for one in taking:
+            if self._is_away():  # the bound is for us, not for them
+                one.deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
             if time.monotonic() > one.deadline_s:
                 raise TimeoutError(f"partition {one.partition} was not taken in {self.settings.restore_wait_ms} ms")
             if one.claim.next is Taking.CLAIM:
@@ -466,11 +511,15 @@ class HotPath:
                 claim = Routed(topic=topics.CHANGELOG, key=one.claim.key(), value=value, partition=one.partition)
                 one.claim.claimed_at(self._delivery.deliver([claim])[0])
             elif one.claim.next is Taking.TAKEN:
-                self._begin(one)
+                bounds = {topic: self._bounds(topic, one.partition) for topic in _BY_TOPIC}
+                if all(bounds.values()):
+                    self._begin(one, bounds)
 
     def _read_changelog(self, most: int, wait_s: float) -> None:
         for message in self._changelog.consume(most, wait_s):
             one = self._owned.get(message.partition() or 0)
+            if message.error() is None or _code(message) == _EOF:
+                self._answered()
             if one is None:
                 continue
             if message.error() is None:
@@ -480,8 +529,8 @@ class HotPath:
             else:
                 self._note_error(message)
 
-    def _begin(self, one: _Owned) -> None:
-        """Go on from the state that counts."""
+    def _begin(self, one: _Owned, bounds: Mapping[str, "_Bounds | None"]) -> None:
+        """Go on from the state that counts; `bounds` says where the logs begin and end."""
         settings, began_s = self.settings, time.monotonic()
         kept: Kept = one.claim.kept()
         one.files = segment_files(settings.folder, one.partition, one.claim.epoch, one.claim.owner)
@@ -508,9 +557,10 @@ class HotPath:
         for baseline in self._baselines.values():
             join.take_baseline(baseline)
         one.tombstones = kept.old_claims
-        one.next = {topic: self._start(join, topic, one.partition) for topic in _BY_TOPIC}
+        one.next = {topic: self._start(join, topic, one.partition, found) for topic, found in bounds.items() if found}
         if kept.manifest is not None:
             self._send(one, join, join.unsent(), Manifest.decode(kept.manifest).closed_through_ms)
+        one.taken = join.counters
         one.join = join
         self._assign()
         log.info(
@@ -521,9 +571,9 @@ class HotPath:
             (time.monotonic() - began_s) * 1000,
         )
 
-    def _start(self, join: Join, topic: str, partition: int) -> int:
+    def _start(self, join: Join, topic: str, partition: int, bounds: "_Bounds") -> int:
         """Say where to read on; what retention took away before that is counted, never skipped in silence."""
-        low, high = self._bounds(topic, partition)
+        low, high = bounds
         position = join.positions.get(topic)
         if position is None:
             return low if self.settings.start == "earliest" else high
@@ -537,8 +587,8 @@ class HotPath:
             log.error("join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, partition, position, low)
         return max(position, low)
 
-    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """First and next offset of a log, as the brokers say it now.
+    def _bounds(self, topic: str, partition: int) -> "_Bounds | None":
+        """First and next offset of a log, as the brokers say it now; None when they do not.
 
         Asked on a connection of its own: behind a consumer's fetch that waits for records, the question would wait too.
         """
@@ -548,8 +598,26 @@ class HotPath:
             self._admin.list_offsets({place: spec}, request_timeout=wait_s)[place]
             for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
         ]
-        low, high = (answer.result(wait_s).offset for answer in asked)
+        try:
+            low, high = (self._result(answer, wait_s).offset for answer in asked)
+        except (KafkaException, TimeoutError) as error:
+            self.counts["unanswered_questions"] += 1
+            log.warning("join.bounds_unknown topic=%s partition=%d error=%s", topic, partition, error)
+            self._admin = kafka.admin(self._kafka, "join-admin")
+            return None
+        self._answered()
         return low, high
+
+    def _result(self, answer: Future[Any], wait_s: float) -> Any:  # noqa: ANN401 - whatever was asked for
+        """Wait for an answer with signs of life."""
+        until_s = time.monotonic() + wait_s
+        while True:
+            try:
+                return answer.result(LOOK_S)
+            except TimeoutError:
+                if answer.done() or time.monotonic() > until_s:
+                    raise
+            self._wait_on()
 
     def _assign(self) -> None:
         """Fetch what works from where it stands; for the others the group keeps their numbers for us."""
@@ -613,6 +681,7 @@ class HotPath:
                     self._take_notice(topic, message)
         if not good:
             return 0
+        self._answered()
         numbers = np.fromiter((message.partition() for message in good), np.int64, len(good))
         for number in np.unique(numbers).tolist():
             one = self._owned.get(number)
@@ -663,6 +732,7 @@ class HotPath:
         counts[f"sampled_{topic}"] += decoded.sampled
         counts[f"partitioner_mismatch_{topic}"] += decoded.mismatched
         counts["cut_texts"] += decoded.cut_texts
+        self._placement[topic].note(decoded.sampled, decoded.mismatched, now_s=time.monotonic())
         if decoded.mismatched and self._is_due("mismatch", MISMATCH_LOG_EVERY_S):
             log.error(
                 "join.partitioner_mismatch topic=%s partition=%d sampled=%d mismatched=%d error=labels miss their outputs: "
@@ -688,7 +758,11 @@ class HotPath:
         code = _code(message)
         self._note_error(message)
         if code == _LOST_POSITION and one is not None and one.join is not None:
-            low, _ = self._bounds(topic, one.partition)
+            bounds = self._bounds(topic, one.partition)
+            if bounds is None:  # it is asked for again from where it stands, and lost again
+                self._assign()
+                return
+            low, _ = bounds
             lost = max(low - one.next[topic], 0)
             self.counts["offsets_lost"] += lost
             log.error(
@@ -701,8 +775,7 @@ class HotPath:
         error = message.error()
         if error is None or error.code() == _EOF:
             return
-        self.counts[f"error_{error.name()}"] += 1
-        log.warning("kafka.error code=%s fatal=%s error=%s", error.name(), error.fatal(), error.str())
+        self._count_error(error)
         if error.fatal():
             raise KafkaException(error)
 
@@ -716,7 +789,10 @@ class HotPath:
             self._tell(probe)
         elif self._probe is None and self._is_due("probe", PROBE_EVERY_S if self._idle else BUSY_PROBE_EVERY_S):
             places = [(topic, one.partition) for one in self._working() for topic in _BY_TOPIC]
-            if places:
+            if places or self._is_due("answer", BUSY_PROBE_EVERY_S):
+                places = places or [
+                    (OUTPUTS, 0)
+                ]  # whoever owns nothing asks all the same whether the brokers are there
                 asked = self._admin.list_offsets(
                     {TopicPartition(self._full(topic), partition): OffsetSpec.latest() for topic, partition in places},
                     request_timeout=self._kafka.request_wait_ms / 1000,
@@ -726,6 +802,8 @@ class HotPath:
                 self._probe = _Probe(self._now_ms(), time.monotonic(), answers)
 
     def _tell(self, probe: _Probe) -> None:
+        if any(answer.exception() is None for answer in probe.answers.values()):
+            self._answered()
         if any(answer.exception() is not None for answer in probe.answers.values()):
             # a client that was open while a leader changed may ask with the old leader epoch, and be refused, for ever
             self._admin = kafka.admin(self._kafka, "join-admin")
@@ -769,8 +847,12 @@ class HotPath:
     # -- making it last
 
     def _checkpoint(self, some: Sequence[_Owned], wait_ms: int | None = None) -> None:
-        """Make what is new last, in four steps, each acknowledged before the next."""
-        deadline_s = time.monotonic() + (self.settings.outage_wait_ms if wait_ms is None else wait_ms) / 1000
+        """Make what is new last, in four steps, each acknowledged before the next.
+
+        Within `wait_ms`, where somebody waits for us; else for as long as the brokers are away.
+        """
+        deadline_s = None if wait_ms is None else time.monotonic() + wait_ms / 1000
+        lasting_s = time.monotonic()
         prepared: list[tuple[_Owned, Join, Checkpoint]] = []
         for one in some:
             join = one.join
@@ -784,13 +866,23 @@ class HotPath:
                 prepared.append((one, join, join.checkpoint()))
                 one.lasting = holds
         if not prepared and not self._dead:
+            self._lasting_s = lasting_s
             return
-        began_s = time.monotonic()
 
-        def left_ms() -> int:
-            return max(int((deadline_s - time.monotonic()) * 1000), 1)
+        def left_ms() -> int | None:
+            return None if deadline_s is None else max(int((deadline_s - time.monotonic()) * 1000), 1)
 
         letters, self._dead = self._dead, []
+        if letters:
+            first = letters[0]
+            log.warning(
+                "join.refused rows=%d topic=%s partition=%d offset=%d error=%s",
+                len(letters),
+                first.topic,
+                first.partition,
+                first.offset,
+                first.complaint,
+            )
         blocks = [topics.route(letter, self._kafka.output_partitions) for letter in letters]
         for one, _, made in prepared:
             blocks += [_block(one, key, value) for key, value in made.blocks]
@@ -806,16 +898,17 @@ class HotPath:
         for one, _, _ in prepared:
             one.tombstones = ()
         self._commit(prepared)
+        self._lasting_s = lasting_s
         self.counts["checkpoints"] += 1
-        self.counts["checkpoint_ms"] += int((time.monotonic() - began_s) * 1000)
+        self.counts["checkpoint_ms"] += int((time.monotonic() - lasting_s) * 1000)
 
-    def _read_on(self, one: _Owned, offset: int, deadline_s: float) -> None:
+    def _read_on(self, one: _Owned, offset: int, deadline_s: float | None) -> None:
         """Read the changelog up to our own manifest: a higher claim before it ends this process."""
         while one.claim.read_to <= offset:
-            if time.monotonic() > deadline_s:
+            if deadline_s is not None and time.monotonic() > deadline_s:
                 raise UndeliveredError(f"the changelog of partition {one.partition} was not read back in time")
             self._read_changelog(RESTORE_MESSAGES, POLL_WAIT_S)
-            self._beat()
+            self._wait_on()
 
     def _send(
         self, one: _Owned, join: Join, sends: Sequence[Send], through_ms: int | None, wait_ms: int | None = None
@@ -859,33 +952,59 @@ class HotPath:
 
     # -- what can be seen
 
+    def health(self, bounds: ProbeSettings) -> Health:
+        """Tell how it is; asked from any thread."""
+        return join_status.health_of(self.status, self.beat_s, time.monotonic(), bounds)
+
+    def measures(self) -> Iterable[Measure]:
+        """Tell what there is to measure; asked from any thread."""
+        return join_status.measures_of(self.status, time.monotonic())
+
     def _full(self, topic: str) -> str:
         return self._kafka.topic_prefix + topic
 
     def _publish(self) -> None:
-        partitions = {}
-        for one in self._working():
-            join = one.join
-            assert join is not None, "it is working"
-            lag = {
-                f"lag_messages_{topic}": max(one.ends.get(topic, one.next[topic]) - one.next[topic], 0)
-                for topic in _BY_TOPIC
-            }
-            partitions[one.partition] = {
-                **join.counters,
-                **join.gauges,
-                **lag,
-                "conservation_error": join.conservation_error(),
-                "epoch": one.claim.epoch,
-            }
+        self._is_away()
+        now_s, working = time.monotonic(), self._working()
+        self._restored |= self._assigned and len(working) == len(self._owned)
+        self.counts["repeated_writes"] = self._delivery.repeated
         self.status = Status(
-            beat_s=self.beat_s,
-            owned=tuple(sorted(partitions)),
-            restoring=tuple(sorted(self._owned.keys() - partitions.keys())),
-            counts=dict(self.counts) | {"repeated_writes": self._delivery.repeated},
-            partitions=partitions,
+            answered_s=self._answered_s,
+            assigned=self._assigned,
+            restored=self._restored,
+            owned=tuple(sorted(one.partition for one in working)),
+            restoring={one.partition: self._progress(one) for one in self._owned.values() if one.join is None},
+            counts=dict(self.counts),
+            partitions={one.partition: self._partition(one) for one in working},
+            taken={one.partition: one.taken for one in working},
+            misplaced={topic: placement.seen(now_s) for topic, placement in self._placement.items()},
             paused=self._paused,
+            lasting_s=self._lasting_s if working else now_s,
+            waiting=self._delivery.waiting,
+            clock_ms=self._now_ms(),
         )
+
+    def _partition(self, one: _Owned) -> dict[str, int]:
+        join = one.join
+        assert join is not None, "it is working"
+        seen = {**join.counters, **join.gauges}
+        for topic in _BY_TOPIC:
+            seen[f"lag_messages_{topic}"] = max(one.ends.get(topic, one.next[topic]) - one.next[topic], 0)
+            seen[f"newest_ms_{topic}"] = one.newest_ms.get(topic, 0)
+        return {**seen, "conservation_error": join.conservation_error(), "epoch": one.claim.epoch}
+
+    def _progress(self, one: _Owned) -> float:
+        """Tell which share of its changelog is read, as far as its client knows where that ends."""
+        place = TopicPartition(self._full(topics.CHANGELOG), one.partition)
+        low, high = self._changelog.get_watermark_offsets(place, cached=True) or (0, 0)
+        return min(max(one.claim.read_to - low, 0) / (high - low), 1.0) if high > low else 0.0
+
+
+_Bounds = tuple[int, int]
+
+
+class _BrokenOffError(Exception):
+    """The worker was told to stop while the brokers were away; nothing is lost, the next one reads it again."""
 
 
 def _code(message: Message) -> int | None:
@@ -907,23 +1026,17 @@ def _with_bytes(letter: DeadLetter, messages: Messages, apart: Apart) -> DeadLet
     return msgspec.structs.replace(letter, row=row, decided_at_ms=max(messages.broker_ms[at], 0))
 
 
-def serve(settings: HotPathSettings) -> int:
-    """Run a worker of the join as this process, until SIGTERM or Ctrl-C; return the status to end with.
+def serve(path: HotPath, stop_wait_ms: int) -> int:
+    """Run a worker of the join as this process, until it is told to stop (`Ending`); return the status to end with.
 
     The garbage collector is off in the loop: it makes no cycles.
     """
-    told = threading.Event()
-
-    def stop(number: int, _: FrameType | None) -> None:
-        log.info("join.told_to_stop signal=%s", signal.Signals(number).name)
-        told.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        HotPath(settings).run(told.is_set)
+        with Ending(stop_wait_ms) as ending:
+            path.run(ending.told)
     except StartRefusedError:
         log.exception("join.refused_to_start")
         return EXIT_STATUS
@@ -932,7 +1045,5 @@ def serve(settings: HotPathSettings) -> int:
         return EXIT_STATUS
     finally:
         gc.enable()
-        for number, handler in before.items():
-            signal.signal(number, handler)
     log.info("join.ended reason=told")
-    return 0
+    return UNFINISHED_STATUS if path.is_unfinished else 0

@@ -7,7 +7,9 @@ other stays a text. What a foreign library says goes the same way.
 import logging
 import re
 import sys
+import time
 import traceback
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -15,8 +17,15 @@ from streams.runtime.lines import json_line
 
 _FIELD = r" ([a-z_]+)=(\[[^\]]*\]|[^ \[][^ ]*|)"
 _DECISION = re.compile(rf"([a-z_]+(?:\.[a-z_]+)+)((?:{_FIELD})*?)(?: error=(.*))?", re.DOTALL)
-FOREIGN = ("faust", "aiokafka", "mode", "httpx", "httpcore", "asyncio")
-"""Libraries that tell much, URLs and headers too: of them only warnings and worse are written."""
+FOREIGN = ("faust", "aiokafka", "mode", "httpx", "httpcore", "asyncio", "streams")
+"""Libraries that tell much, URLs and headers too: of them only warnings and worse are written. Under `streams` mode tells of its services that
+are classes of ours; what we tell ourselves is under `tocsin`."""
+CLIENTS = ("tocsin.kafka", "aiokafka")
+"""Clients of the brokers, which say the same at each try while those are away."""
+REPEAT_EVERY_S = 30.0
+"""How often one client's complaint of one kind is written."""
+MOST_KINDS = 1_000
+"""Kinds of complaints that are remembered at once."""
 MAX_TEXT = 2_000
 """Characters of one text in a log line."""
 MAX_FRAMES = 20
@@ -28,11 +37,12 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write the line, without its end."""
         text = record.getMessage()
+        decision: tuple[str, Mapping[str, object]] | None = getattr(record, "decision", None)
         line: dict[str, object] = {
             "at": f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
             "from": record.name,
-            **parsed(text),
+            **(parsed(text) if decision is None else named(*decision)),
         }
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
@@ -58,16 +68,58 @@ def parsed(text: str) -> dict[str, object]:
     if found is None:
         return {"event": "log", "text": text[:MAX_TEXT]}
     event, fields, error = found[1], found[2], found[5]
-    named: dict[str, object] = dict(re.findall(_FIELD, fields))
-    clash = {"at", "level", "from", "event", "error", "frames"}
-    line = {"event": event, **{f"{name}_" if name in clash else name: value for name, value in named.items()}}
+    line = named(event, dict(re.findall(_FIELD, fields)))
     return line if error is None else {**line, "error": error[:MAX_TEXT]}
+
+
+def named(event: str, fields: Mapping[str, object]) -> dict[str, object]:
+    """Lay an event's fields beside those that each line has.
+
+    >>> named("act.refused", {"reason": "stale_seq", "from": "pager"})
+    {'event': 'act.refused', 'reason': 'stale_seq', 'from_': 'pager'}
+    """
+    clash = {"at", "level", "from", "event", "frames"}
+    return {"event": event, **{f"{name}_" if name in clash else name: value for name, value in fields.items()}}
+
+
+def tell(logger: logging.Logger, event: str, fields: Mapping[str, object], level: int = logging.INFO) -> None:
+    """Log a decision; its fields stay what they are, whatever text is in them."""
+    if logger.isEnabledFor(level):
+        text = " ".join([event, *(f"{name}={value}" for name, value in fields.items())])
+        logger.log(level, "%s", text, extra={"decision": (event, fields)})
+
+
+class Seldom(logging.Filter):
+    """Lets the first of many equal complaints pass, and then one in a while, with how many there were."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now_s = now_s
+        self._kinds: dict[object, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether a record is written."""
+        # librdkafka gives what, who and the text; the others a form and what is filled in
+        args = record.args[:2] if isinstance(record.args, tuple) and len(record.args) == 3 else ()  # noqa: PLR2004
+        kind, now_s = (record.name, record.levelno, record.msg, args), self._now_s()
+        if len(self._kinds) >= MOST_KINDS:
+            self._kinds.clear()
+        written_s, held = self._kinds.get(kind, (-REPEAT_EVERY_S, 0))
+        if now_s - written_s < REPEAT_EVERY_S:
+            self._kinds[kind] = written_s, held + 1
+            return False
+        self._kinds[kind] = now_s, 0
+        if held:
+            record.msg, record.args = f"{record.getMessage()} (and {held} more of this kind)", None
+        return True
 
 
 def begin(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     """Send every logger's records to `stream`, standard output where none is given; a second call replaces the first."""
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
     handler.setFormatter(JsonLines())
+    seldom = Seldom()
+    handler.addFilter(lambda record: not record.name.startswith(CLIENTS) or seldom.filter(record))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in FOREIGN:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))

@@ -8,11 +8,14 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from schemas.receipt import AnswerClass, Receipt, ReceiptStatus
 from schemas.response import SenderSettings
+from streams.runtime import logs
 from streams.runtime.channels.channel import Answer, Channel
+from streams.runtime.metrics import Measure
 from streams.stages.notify import Attempt
 
 log = logging.getLogger("tocsin.sender")
@@ -50,11 +53,18 @@ class Sender:
         self._turns = asyncio.Semaphore(settings.in_flight_limit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._places: set[tuple[str, str]] = set()
+        self._ended: Counter[tuple[str, str]] = Counter()
 
     @property
     def in_hand(self) -> int:
         """Attempts that wait or are on their way."""
         return len(self._tasks)
+
+    def measures(self) -> Iterator[Measure]:
+        """Tell what there is to measure; asked from any thread."""
+        yield Measure("tocsin_attempts_in_hand", (), self.in_hand)
+        for labels, count in list(self._ended.items()):
+            yield Measure("tocsin_attempts_total", labels, count)
 
     def submit(self, attempt: Attempt) -> None:
         """Take an attempt; it does not wait."""
@@ -80,14 +90,17 @@ class Sender:
                 self._places.discard(place)
         took_ms = int((time.monotonic() - began_s) * 1000)
         receipt = self._receipt(attempt, answer, took_ms)
-        log.info(
-            "notification.%s id=%s channel=%s attempt=%d reason=%s",
-            receipt.status,
-            receipt.notification_id,
-            receipt.channel,
-            receipt.attempt,
-            receipt.reason,
+        logs.tell(
+            log,
+            f"notification.{receipt.status}",
+            {
+                "id": receipt.notification_id,
+                "channel": receipt.channel,
+                "attempt": receipt.attempt,
+                "reason": receipt.reason,
+            },
         )
+        self._ended[receipt.channel, receipt.status] += 1
         try:
             await self._deliver(receipt)
         except Exception:  # the attempt then counts as lost, and is made again when its time is over

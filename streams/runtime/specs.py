@@ -1,7 +1,8 @@
 """What does a host have to know of each small stage: its topics, how their bytes become records, where outputs go?"""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,13 +18,15 @@ from schemas.dead_letter import DeadLetter
 from schemas.deployment import Deployment
 from schemas.fields import REFUSALS, MalformedRecordError, Record
 from schemas.finding import Finding
-from schemas.incident import Incident
+from schemas.incident import Incident, Severity
 from schemas.incident_action import IncidentAction
 from schemas.notification import Notification
 from schemas.receipt import Receipt
 from schemas.through import Through
 from schemas.window_stats import WindowStats
 from streams.runtime import topics
+from streams.runtime.decisions import decisions_of
+from streams.runtime.metrics import Measure
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Bytes, Handed, Headers, Routed, Rows, StageSpec
 from streams.runtime.topics import partition_of
@@ -70,6 +73,8 @@ def detect_spec(settings: Settings) -> StageSpec[Any, Any]:
         told_at_ms=_untold,
         route=lambda output: route(output, n),
         dead=_dead("detect"),
+        tell=decisions_of("detect", settings.models),
+        measure=_measure_detect,
     )
 
 
@@ -91,6 +96,8 @@ def triage_spec(settings: Settings) -> StageSpec[Any, Any]:
         told_at_ms=_untold,
         route=routed,
         dead=_dead("triage"),
+        tell=decisions_of("triage", settings.models),
+        measure=_measure_triage,
     )
 
 
@@ -106,6 +113,8 @@ def escalate_spec(settings: Settings) -> StageSpec[Any, Any]:
         told_at_ms=_decided_at_ms,
         route=lambda output: route(output, settings.kafka.output_partitions),
         dead=_dead("escalate"),
+        tell=decisions_of("escalate", settings.models),
+        measure=_measure_escalate,
     )
 
 
@@ -125,7 +134,47 @@ def notify_spec(settings: Settings, submit: Callable[[Attempt], None]) -> StageS
         told_at_ms=_decided_at_ms,
         route=routed,
         dead=_dead("notify"),
+        tell=decisions_of("notify", settings.models),
+        measure=_measure_notify,
     )
+
+
+# ---- what there is to measure
+
+
+def _lag(stage: str, partition: int, through_ms: int | None, now_ms: int) -> Iterator[Measure]:
+    """Say how far behind the clock a stage has decided, once both are known."""
+    if through_ms is not None and through_ms >= 0 and now_ms >= 0:
+        lag_s = max(now_ms - through_ms, 0) / 1000
+        yield Measure("tocsin_watermark_lag_seconds", (stage, str(partition)), lag_s)
+
+
+def _measure_detect(stage: Detect, partition: int, now_ms: int) -> Iterator[Measure]:
+    number, counts = str(partition), stage.counts
+    yield from _lag("detect", partition, stage.through_ms, now_ms)
+    yield Measure("tocsin_detect_ticks_total", (number,), counts.ticks)
+    yield Measure("tocsin_detect_repeats_total", (number,), counts.repeats)
+    yield Measure("tocsin_detect_blind_ticks_total", (number,), counts.blind_ticks)
+    yield Measure("tocsin_detect_unknown_model_ticks_total", (number,), counts.unknown_model_ticks)
+    yield Measure("tocsin_detect_shadow_alarms_total", (number,), counts.shadow_alarms)
+    for ledger, spent in counts.spent.items():
+        yield Measure("tocsin_budget_spent_total", (ledger, number), spent)
+
+
+def _measure_triage(stage: Triage, partition: int, now_ms: int) -> Iterator[Measure]:
+    yield from _lag("triage", partition, stage.through_ms, now_ms)
+    opened = Counter(stage.open.values())
+    for severity in Severity:
+        yield Measure("tocsin_incidents_open", (severity.display, str(partition)), opened[severity])
+
+
+def _measure_escalate(stage: Escalate, partition: int, now_ms: int) -> Iterator[Measure]:
+    yield from _lag("escalate", partition, stage.now_ms, now_ms)
+
+
+def _measure_notify(stage: Notify, partition: int, now_ms: int) -> Iterator[Measure]:
+    yield from _lag("notify", partition, stage.clock_ms, now_ms)
+    yield Measure("tocsin_notifications_waiting", (str(partition),), stage.waiting)
 
 
 # ---- bytes to records

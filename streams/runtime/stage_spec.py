@@ -1,10 +1,12 @@
 """What must a host know of a stage, beside the stage itself?"""
 
-from collections.abc import Callable, MutableMapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from schemas.fields import MalformedRecordError
+from streams.runtime.metrics import Measure
 from streams.stages.stage import Stage
 
 In = TypeVar("In")
@@ -46,6 +48,25 @@ class Handed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What operators are told of one output once it is durable: a line of the log, and what it counts as."""
+
+    event: str
+    fields: Mapping[str, object]
+    counts: Sequence[Measure] = ()
+    level: int = logging.INFO
+
+
+def _untold(_: Any) -> None:  # noqa: ANN401 -- any output
+    """Tell nobody."""
+
+
+def _unmeasured(_stage: Any, _partition: int, _now_ms: int) -> Sequence[Measure]:  # noqa: ANN401 -- any stage
+    """Measure nothing."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec(Generic[In, Out]):
     """One stage as its host sees it. Topics are named without the deployment's prefix.
 
@@ -71,6 +92,11 @@ class StageSpec(Generic[In, Out]):
         An output to bytes and place: one record or several, or something to be done in this process.
     dead
         `(topic, partition, record, error)` to the dead letter, an output like any other.
+    tell
+        What operators are told of an output; None for nothing.
+    measure
+        `(stage, partition, now_ms)` to what there is to measure of a stage; `now_ms` is the newest clock value, -1 before
+        the first. Asked about once a second.
     """
 
     name: str
@@ -81,3 +107,5 @@ class StageSpec(Generic[In, Out]):
     told_at_ms: Callable[[In], int | None]
     route: Callable[[Out], Routed | Handed | Sequence[Routed]]
     dead: Callable[[str, int, Bytes, MalformedRecordError], Out]
+    tell: Callable[[Out], Decision | None] = _untold
+    measure: Callable[[Any, int, int], Iterable[Measure]] = _unmeasured

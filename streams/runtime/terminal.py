@@ -32,7 +32,8 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.NOT_SO: "what was asked for is not so: a check failed, the one that was named is not there, an act was refused",
+    Exit.NOT_SO: "what was asked for is not so: a check failed, the one that was named is not there, an act was refused, "
+    "a worker could not finish in time",
     Exit.USAGE: "the command line cannot be understood",
     Exit.SETTINGS: "the settings cannot be used; every fault was named",
     Exit.BROKER: "the brokers do not answer, or refuse",

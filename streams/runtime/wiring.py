@@ -5,7 +5,6 @@ own, named after it: so its state stays the same whichever stages share a proces
 """
 
 import asyncio
-import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,8 @@ from schemas.receipt import Receipt
 from streams.runtime import specs
 from streams.runtime.channels.table import open_channels
 from streams.runtime.faust_host import FaustHost, HostSettings, end_hard
-from streams.runtime.hot_path import HotPath, HotPathSettings, Status
+from streams.runtime.hot_path import HotPath, HotPathSettings
+from streams.runtime.join_status import Status
 from streams.runtime.sender import Sender
 from streams.runtime.stage_spec import StageSpec
 from streams.stages.join import JoinSettings
@@ -92,7 +92,6 @@ def hot_path_settings(settings: Settings, *, clock: Literal["wall", "topic"]) ->
         clock=clock,
         start=settings.join.start,
         restore_wait_ms=worker.restore_wait_ms,
-        outage_wait_ms=worker.outage_wait_ms,
         hand_over_wait_ms=worker.hand_over_wait_ms,
     )
 
@@ -121,7 +120,6 @@ class SmallStages:
         self.sender: Sender | None = None
         self.hosts: dict[str, FaustHost] = {}
         self._partitions = settings.kafka.output_partitions
-        self._prefix = settings.kafka.topic_prefix
         makers: Mapping[str, Callable[[Settings], StageSpec[Any, Any]]] = {
             "detect": specs.detect_spec,
             "triage": specs.triage_spec,
@@ -145,10 +143,7 @@ class SmallStages:
 
     async def _deliver(self, receipt: Receipt) -> None:
         """Write a receipt; it comes back to notify, which decides by it what is next."""
-        routed = specs.route(receipt, self._partitions)
-        await self.hosts["notify"].app.producer.send_and_wait(
-            self._prefix + routed.topic, routed.key, routed.value, routed.partition, None, list(routed.headers)
-        )
+        await self.hosts["notify"].deliver(specs.route(receipt, self._partitions))
 
     async def start(self) -> None:
         """Start every host."""
@@ -170,13 +165,13 @@ class Joining:
 
     def __init__(self, settings: HotPathSettings) -> None:
         self._told = threading.Event()
-        self._path = HotPath(settings)
+        self.path = HotPath(settings)
         self._thread = threading.Thread(target=self._run, name="join", daemon=True)
 
     @property
     def status(self) -> Status:
         """What can be seen of it from outside."""
-        return self._path.status
+        return self.path.status
 
     def start(self) -> None:
         """Begin."""
@@ -189,25 +184,8 @@ class Joining:
 
     def _run(self) -> None:
         try:
-            self._path.run(self._told.is_set)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, this process is not to go on
+            self.path.run(self._told.is_set)
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, this process is not to go on
             end_hard("join", error)
-
-
-async def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str]) -> None:
-    """Run stages until SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    joining = Joining(hot_path_settings(settings, clock=settings.worker.clock)) if "join" in stages else None
-    small = SmallStages(
-        settings, [one for one in stages if one != "join"], environ, writes_clock=settings.worker.clock == "wall"
-    )
-    await small.start()
-    if joining is not None:
-        joining.start()
-    await stopping.wait()
-    if joining is not None:
-        await asyncio.to_thread(joining.stop)
-    await small.stop()
+        if not self._told.is_set():
+            end_hard("join_ended")

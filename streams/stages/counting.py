@@ -190,6 +190,12 @@ class _AtRisk:
         np.add.at(sums, inverse, np.concatenate([self.counts, counts]))
         self.counts = sums
 
+    @property
+    def first(self) -> int | None:
+        """First tick with a pending output."""
+        at = np.flatnonzero(self.counts > 0)[:1]
+        return int(self.ticks[at[0]]) if len(at) else None
+
     def by_age(self, tick: int, edges: Ints, tick_ms: int) -> Ints:
         """Count outputs by age bin at a tick."""
         total = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
@@ -492,6 +498,13 @@ class Counting:
             if one.end_ms <= through_ms and one.end_ms in self._closed_runs:
                 writer.retire(self._closed_runs.pop(one.end_ms))
         self._closed = [one for one in self._closed if one.end_ms > through_ms]
+
+    @property
+    def oldest_pending_ms(self) -> int | None:
+        """Earliest tick in which an output counted that had no outcome when the last tick closed; None for none."""
+        firsts = [of_model.first for of_model in self._at_risk.values()]
+        firsts += [tick for tick, of_tick in self._open.items() if any(one.rows["outputs"] for one in of_tick.values())]
+        return min((first for first in firsts if first is not None), default=None)
 
     @property
     def open_ticks(self) -> int:

@@ -127,6 +127,8 @@ class Counts:
         Ticks with rows of a model that is not configured.
     shadow_alarms
         Alarms of lanes that are not armed.
+    spent
+        By ledger, expected false pages or tickets.
     """
 
     ticks: int = 0
@@ -135,6 +137,7 @@ class Counts:
     unknown_model_ticks: int = 0
     shadow_alarms: int = 0
     snapshots: int = 0
+    spent: dict[str, float] = field(default_factory=lambda: {"page": 0.0, "ticket": 0.0})
 
 
 class _Array(msgspec.Struct, array_like=True):
@@ -562,7 +565,9 @@ class Detect:
 
     def _paid(self, model: str, name: str, outcome: Outcome, start_ms: int, end_ms: int) -> list[Out]:
         accounts = self._models[model].accounts
-        base: Reason = "base" if self._ledger_of(name) == "page" else "ticket"
+        ledger = self._ledger_of(name)
+        base: Reason = "base" if ledger == "page" else "ticket"
+        self.counts.spent[ledger] += outcome.spent + outcome.recovery_spent + outcome.lump_spent
         for reason, spent, lanes, alarms in (
             (base, outcome.spent, outcome.lanes, len(outcome.alarms)),
             ("recovery", outcome.recovery_spent, outcome.testing, len(outcome.cleared)),

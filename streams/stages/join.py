@@ -841,7 +841,7 @@ class Join:
 
     @property
     def gauges(self) -> dict[str, int]:
-        """What is held now, by name: rows, ticks, bytes, and watermarks in ms."""
+        """What is held now, by name: rows, ticks, bytes, and event times in ms, 0 for none."""
         return {
             "pending_rows": self._known.pending,
             "known_rows": self._known.rows,
@@ -853,6 +853,7 @@ class Join:
             "watermark_outputs_ms": self._watermarks[OUTPUTS].ms,
             "watermark_labels_ms": self._watermarks[LABELS].ms,
             "closed_through_ms": self._closed_through_ms or 0,
+            "oldest_pending_ms": (self._counting.oldest_pending_ms or 0) if self._known.pending else 0,
         }
 
     def conservation_error(self) -> int:

@@ -163,6 +163,11 @@ class Notify:
         """The newest clock value, None before the first since this object began."""
         return self._clock_ms
 
+    @property
+    def waiting(self) -> int:
+        """Messages that have not ended."""
+        return len(self._waiting)
+
     def receive(self, records: Sequence[NotifyIn]) -> list[NotifyOut]:
         """Take notifications, incidents and receipts; the same again changes nothing."""
         out: list[NotifyOut] = []

@@ -134,8 +134,11 @@ class Triage:
         self._acts = Rows(rows, "act/", Seen)
         self._deployments = Rows(rows, "deployments/", Changes)
         self._timers = Timers()
+        self.open: dict[str, Severity] = {}
+        """Incidents that still need somebody, by id."""
         for name, case in self._cases.items():
             self._timers.put(f"case/{name}", self._case_timers(case))
+            self._note_open(case.incident)
         for name, group in self._groups.items():
             self._timers.put(f"group/{name}", self._group_timers(group))
         for name, seen in self._findings.items():
@@ -770,7 +773,14 @@ class Triage:
         case = replace(case, incident=incident)
         self._cases[incident.incident_id] = case
         self._timers.put(f"case/{incident.incident_id}", self._case_timers(case))
+        self._note_open(incident)
         return [incident]
+
+    def _note_open(self, incident: Incident) -> None:
+        if incident.is_open:
+            self.open[incident.incident_id] = incident.severity
+        else:
+            self.open.pop(incident.incident_id, None)
 
 
 def _fitting(incident: Incident) -> Incident:

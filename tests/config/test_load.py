@@ -63,7 +63,8 @@ def no_defaults(kind: type) -> list[str]:
 
 def test_no_setting_has_a_default_in_code() -> None:
     settings = load(None, {}, {}, sound)
-    parts = [settings, settings.kafka, settings.kafka.security, settings.join, settings.worker, settings.detect]
+    parts = [settings, settings.kafka, settings.kafka.security, settings.join, settings.worker]
+    parts += [settings.probes, settings.detect]
     assert [name for part in parts if is_dataclass(part) for name in no_defaults(type(part))] == []
 
 
@@ -113,6 +114,19 @@ def test_a_password_of_digits_stays_a_text_and_is_never_shown() -> None:
     assert settings.kafka.client()["sasl.password"] == "0123"
     assert settings.kafka.client()["sasl.username"] == "007"
     assert "0123" not in repr(settings)
+
+
+def test_a_password_may_lie_in_a_file_and_is_not_shown_either(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("s3cret with spaces \n")
+    environment = {"TOCSIN__KAFKA__SECURITY__PASSWORD_FILE": str(file)}
+    settings = load(None, environment, {}, sound)
+    assert settings.kafka.security.password == "s3cret with spaces "  # noqa: S105
+    assert "s3cret" not in repr(settings)
+    file.write_text("\n")
+    (empty,) = faults_of(None, environment)
+    (twice,) = faults_of(None, environment | {"TOCSIN__KAFKA__SECURITY__PASSWORD": "another"})
+    assert (empty.expected, twice.expected) == ("a secret in this file", "one source of this secret")
 
 
 def test_a_faulty_variable_is_named_as_the_source() -> None:

@@ -9,6 +9,8 @@ from config.settings import KafkaSettings, SecuritySettings
 from streams.runtime import hot_path
 from tests.streams.runtime.join_world import hot_path_settings
 
+STOP_WAIT_MS = 60_000
+
 
 def cluster_of(address: str, prefix: str) -> KafkaSettings:
     """Return the settings of a plain cluster."""
@@ -40,7 +42,8 @@ def main() -> int:
     hot_path.BATCH_MESSAGES = told["batch_messages"]  # small, so that a kill finds work half done
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", stream=sys.stdout)
     cluster = cluster_of(told["address"], told["prefix"])
-    return hot_path.serve(hot_path_settings(cluster, Path(told["folder"]), **told["others"]))
+    path = hot_path.HotPath(hot_path_settings(cluster, Path(told["folder"]), **told["others"]))
+    return hot_path.serve(path, STOP_WAIT_MS)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ status 70: start it again, nothing is lost.
 """
 
 import argparse
-import asyncio
 import logging
 import os
 
 from confluent_kafka import KafkaException
 
-from streams.runtime import hot_path, kafka, logs, topics
+from streams.runtime import kafka, logs, topics, worker
 from streams.runtime.commands.common import add_settings, settings_of
-from streams.runtime.terminal import CommandError, Exit, complain
-from streams.runtime.wiring import STAGES, hot_path_settings, serve, table_changelogs
+from streams.runtime.probes import ListenError
+from streams.runtime.terminal import CommandError, Exit
+from streams.runtime.wiring import STAGES, table_changelogs
 
 log = logging.getLogger("tocsin.worker")
 
@@ -53,11 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     if faults:
         said = "\n".join(map(str, faults))
         raise CommandError(Exit.NOT_SO, f"the topics are not as they must be, nothing was started\n{said}")
-    logs.begin(logging.WARNING if arguments.quiet else logging.INFO)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    logs.begin(max(level, logging.WARNING) if arguments.quiet else level)
     log.info("worker.begins stages=%s", ",".join(stages))
-    if stages == ("join",):
-        return hot_path.serve(hot_path_settings(settings, clock=settings.worker.clock))
-    asyncio.run(serve(settings, stages, os.environ))
-    log.info("worker.ended reason=told")
-    complain("stopped")
-    return Exit.DONE
+    try:
+        status = worker.serve(settings, stages, os.environ)
+    except ListenError as error:
+        raise CommandError(Exit.SETTINGS, str(error)) from None
+    log.info("worker.ended reason=told status=%d", status)
+    return status

@@ -57,7 +57,7 @@ def hot_path_settings(cluster: KafkaSettings, folder: Path, **others: Any) -> Ho
     chosen: dict[str, Any] = {
         "kafka": cluster, "join": JOIN, "models": MODELS, "app_id": "tocsin-join", "instance_id": "worker-0",
         "session_timeout_ms": 10_000, "heartbeat_ms": 500, "folder": folder, "checkpoint_ms": 200, "clock": "topic",
-        "start": "earliest", "restore_wait_ms": 60_000, "outage_wait_ms": 60_000, "hand_over_wait_ms": 5_000,
+        "start": "earliest", "restore_wait_ms": 60_000, "hand_over_wait_ms": 5_000,
     }  # fmt: skip
     return HotPathSettings(**chosen | others)
 

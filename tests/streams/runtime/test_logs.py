@@ -48,3 +48,34 @@ def test_an_error_is_told_with_its_place(stream: io.StringIO) -> None:
     line = json.loads(stream.getvalue())
     assert line["error"] == "KeyError: 'absent'"
     assert "test_logs.py" in line["frames"][-1]
+
+
+def test_a_decision_keeps_its_fields_whatever_text_is_in_them(stream: io.StringIO) -> None:
+    logs.tell(logging.getLogger("tocsin.triage"), "incident.opened", {"model": "a b=c\n", "severity": 2, "level": "x"})
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["model"], line["severity"], line["level_"]) == ("incident.opened", "a b=c\n", 2, "x")
+
+
+def test_what_is_below_the_level_is_not_written(stream: io.StringIO) -> None:
+    logs.begin(logging.WARNING, stream)
+    logs.tell(logging.getLogger("tocsin.triage"), "incident.opened", {})
+    logging.getLogger("tocsin.host").info("host.took stage=triage")
+    logging.getLogger("tocsin.host").warning("broker.away stage=triage")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["broker.away"]
+
+
+def test_a_client_says_once_in_a_while_what_it_tries_all_the_time() -> None:
+    now_s = 0.0
+    seldom = logs.Seldom(lambda: now_s)
+
+    def said(who: str) -> str | None:
+        text = f"connect failed after {now_s} s"
+        record = logging.LogRecord("tocsin.kafka", logging.ERROR, "", 0, "%s [%s] %s", ("FAIL", who, text), None)
+        return record.getMessage() if seldom.filter(record) else None
+
+    assert said("one") == "FAIL [one] connect failed after 0.0 s"
+    assert said("two") is not None, "another client is another kind"
+    for now_s in (1.0, 2.0, 29.9):  # noqa: B007 -- `said` looks at it
+        assert said("one") is None
+    now_s = 30.0
+    assert said("one") == "FAIL [one] connect failed after 30.0 s (and 3 more of this kind)"

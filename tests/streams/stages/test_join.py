@@ -303,6 +303,34 @@ def test_a_batch_that_is_half_known_is_our_own_fault() -> None:
         driver.join.receive(output_batch(rows, partition=1, start=1, end=5))
 
 
+def test_the_oldest_pending_output_is_known_by_its_tick_also_after_a_restart() -> None:
+    #  ticks 20      30      40 …        labels of a and b come at 32 and 95: a, then b, is no longer the oldest
+    #        a,b     c                   c expires at 31 + 60
+    made = (("a", 20), ("b", 24), ("c", 31))
+    outputs = [
+        OutputRow(offset=at, broker_ms=99, id_hash=at, made_at_ms=made_at_ms, model="fraud")
+        for at, (_, made_at_ms) in enumerate(made)
+    ]
+    labels = [
+        LabelRow(offset=at, broker_ms=99, id_hash=of, labelled_at_ms=32 + at, model="fraud")
+        for at, of in enumerate((0, 1))
+    ]
+    driver = _driver((outputs, labels))
+    assert driver.join.gauges["oldest_pending_ms"] == 0
+    driver.read(OUTPUTS, 3)
+    assert driver.join.gauges["oldest_pending_ms"] == 20
+    driver.read(LABELS, 1)
+    driver.advance(70)
+    driver.checkpoint()
+    driver.crash()
+    assert driver.join.gauges["oldest_pending_ms"] == 20
+    driver.read(LABELS, 1)
+    driver.advance(90)
+    assert driver.join.gauges["oldest_pending_ms"] == 30
+    driver.finish(FAR_MS)
+    assert driver.join.gauges["oldest_pending_ms"] == 0
+
+
 def test_rows_of_the_future_are_dead_and_move_nothing() -> None:
     rows = [OutputRow(offset=at, broker_ms=100, id_hash=at, made_at_ms=130 + at, model="fraud") for at in range(2)]
     driver = _driver((rows, []))

@@ -1,0 +1,123 @@
+"""What are operators told of what a stage decides? One line of the log, and one count, with the record's own reason.
+
+Of what came from outside only names are told that the settings know: a model that nobody configured is `(other)`.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Any
+
+from schemas.dead_letter import DeadLetter
+from schemas.finding import Finding
+from schemas.incident import Incident
+from schemas.notification import Notification
+from schemas.receipt import Receipt
+from streams.runtime.metrics import Measure, named
+from streams.runtime.stage_spec import Decision
+
+OURSELVES = "tocsin"
+"""The model under whose name Tocsin watches itself."""
+
+
+def decisions_of(stage: str, models: Collection[str]) -> Callable[[Any], Decision | None]:
+    """Return what says of each output of a stage what operators are told; None of marks of time and the like.
+
+    >>> tell = decisions_of("triage", {"fraud"})
+    >>> letter = DeadLetter(topic="findings", partition=2, offset=7, record="finding", field="n", expected="a number",
+    ...                     got="null")
+    >>> told = tell(letter); told.event, told.fields["offset"], told.fields["error"]
+    ('record.refused', 7, 'finding.n: expected a number, got null')
+    """
+    known = {*models, OURSELVES}
+
+    def tell(output: Any) -> Decision | None:  # noqa: ANN401 -- any record past the join
+        match output:
+            case Finding():
+                return _finding(output, known)
+            case Incident():
+                return _incident(output, known)
+            case Notification():
+                return _notification(output)
+            case Receipt():
+                return _receipt(output)
+            case DeadLetter():
+                return _dead_letter(output, stage)
+        return None
+
+    return tell
+
+
+def _finding(finding: Finding, known: Collection[str]) -> Decision:
+    model = named(finding.model, known)
+    fields = {
+        "finding": finding.finding_id,
+        "model": model,
+        "detector": finding.detector,
+        "reason": finding.kind,
+        "ledger": finding.ledger,
+        "observed": finding.effect.observed,
+        "expected": finding.effect.expected,
+        "unit": finding.effect.unit,
+        "n": finding.n,
+    }
+    counted = Measure("tocsin_findings_total", (model, finding.detector, finding.ledger, finding.state), 1)
+    return Decision(event=f"finding.{finding.state}", fields=fields, counts=(counted,))
+
+
+def _incident(incident: Incident, known: Collection[str]) -> Decision:
+    reason, severity = incident.reason.value, incident.severity.display
+    fields = {
+        "incident": incident.display_id,
+        "model": named(incident.model, known),
+        "severity": severity,
+        "status": incident.status.value,
+        "seq": incident.seq,
+        "reason": reason,
+    }
+    return Decision(
+        event="act.refused" if incident.reason.refuses else f"incident.{reason}",
+        fields=fields,
+        counts=(Measure("tocsin_incident_records_total", (severity, reason), 1),),
+    )
+
+
+def _notification(message: Notification) -> Decision:
+    fields = {
+        "id": message.notification_id,
+        "incident": message.display_id,
+        "severity": message.severity.display,
+        "target": message.target,
+        "channel": message.channel,
+        "mode": message.mode,
+        "purpose": message.purpose,
+        "reason": message.reason.value,
+        "late_by_ms": message.late_by_ms,
+    }
+    counted = Measure("tocsin_notifications_total", (message.channel, message.mode, message.reason.value), 1)
+    return Decision(event="notification.asked", fields=fields, counts=(counted,))
+
+
+def _receipt(receipt: Receipt) -> Decision:
+    fields = {
+        "id": receipt.notification_id,
+        "channel": receipt.channel,
+        "attempt": receipt.attempt,
+        "reason": receipt.reason,
+    }
+    return Decision(
+        event=f"notification.{receipt.status}",
+        fields=fields,
+        counts=(Measure("tocsin_attempts_total", (receipt.channel, receipt.status), 1),),
+    )
+
+
+def _dead_letter(letter: DeadLetter, stage: str) -> Decision:
+    fields = {
+        "stage": stage,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "error": letter.complaint,
+    }
+    counted = Measure("tocsin_dead_letters_total", (stage,), 1)
+    return Decision(event="record.refused", fields=fields, counts=(counted,), level=logging.WARNING)

@@ -1,0 +1,62 @@
+"""How does one process run stages? It opens the probes, runs until it is told to end, and says by its status how it went."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+
+from config.settings import Settings
+from streams.runtime import hot_path
+from streams.runtime.ending import UNFINISHED_STATUS, Ending
+from streams.runtime.faust_host import end_hard
+from streams.runtime.hot_path import HotPath
+from streams.runtime.metrics import Measure
+from streams.runtime.probes import Host, Probes
+from streams.runtime.wiring import Joining, SmallStages, hot_path_settings
+
+
+def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run stages, and return the status to end with.
+
+    Raises
+    ------
+    ListenError
+        The address of the probes cannot be had; nothing was started.
+    """
+    if list(stages) == ["join"]:
+        path = HotPath(hot_path_settings(settings, clock=settings.worker.clock))
+        with _probes(settings, [path]):
+            return hot_path.serve(path, settings.worker.stop_wait_ms)
+    with Ending(settings.worker.stop_wait_ms) as ending:
+        return asyncio.run(_serve(settings, stages, environ, ending))
+
+
+async def _serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str], ending: Ending) -> int:
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    ending.then(lambda: loop.call_soon_threadsafe(stopping.set))
+    joining = Joining(hot_path_settings(settings, clock=settings.worker.clock)) if "join" in stages else None
+    small = SmallStages(
+        settings, [one for one in stages if one != "join"], environ, writes_clock=settings.worker.clock == "wall"
+    )
+    hosts: list[Host] = [*small.hosts.values()]
+    if joining is not None:
+        hosts.append(joining.path)
+    with _probes(settings, hosts, small):
+        await small.start()
+        if joining is not None:
+            joining.start()
+        await stopping.wait()
+        if joining is not None:
+            await asyncio.to_thread(joining.stop)
+        await small.stop()
+    ending.finish()
+    return UNFINISHED_STATUS if joining is not None and joining.path.is_unfinished else 0
+
+
+def _probes(settings: Settings, hosts: Sequence[Host], small: SmallStages | None = None) -> Probes:
+    def others() -> Iterator[Measure]:
+        if small is not None and "detect" in small.hosts:
+            yield Measure("tocsin_budget_per_week", ("page",), settings.detect.pages_per_week)
+            yield Measure("tocsin_budget_per_week", ("ticket",), settings.detect.tickets_per_week)
+        if small is not None and small.sender is not None:
+            yield from small.sender.measures()
+
+    return Probes(settings.probes, hosts, others, ended=lambda error: end_hard("thread=probes", error))
