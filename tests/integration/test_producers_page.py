@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from config.load import load
 from streams.runtime import kafka, topics
 from streams.runtime.hot_path import HotPath
 from streams.runtime.logs import parsed
+from streams.runtime.terminal import Exit
 from streams.runtime.wiring import hot_path_settings
 from tests.integration.conftest import LOCAL_KAFKA
 from tests.integration.pages import DOCS, Example, examples
@@ -60,6 +62,11 @@ class Joining:
         """Return one count, over all partitions."""
         status = self._path.status
         return status.counts.get(name, 0) + sum(one.get(name, 0) for one in status.partitions.values())
+
+    def measured(self, name: str, *labels: str) -> float:
+        """Return what `/metrics` says."""
+        (found,) = [one.value for one in self._path.measures() if (one.name, one.labels) == (name, labels)]
+        return float(found)
 
     def until(self, name: str, least: int) -> None:
         """Wait until a count has come so far."""
@@ -179,10 +186,15 @@ def test_another_partitioner_is_counted_and_loud_and_what_it_sent_is_mended_by_s
     assert join.counted("partitioner_mismatch_labels") == len(astray), "batches are so small that each row is looked at"
     assert join.counted("partitioner_mismatch_model-outputs") == 0
     assert join.counted("dead_letters") == 0, "they are not refused"
-    error = next(record.message for record in caplog.records if record.levelname == "ERROR")
+    error = parsed(next(record.message for record in caplog.records if record.levelname == "ERROR"))
     (documented,) = of("When a producer places rows elsewhere")
-    assert list(parsed(error)) == [name for name in json.loads(documented.text) if name not in ("level", "from")]
-    assert parsed(error)["event"] == json.loads(documented.text)["event"]
+    counted = dict.fromkeys(("partition", "sampled", "mismatched"), "any")
+    assert {"level": "error", "from": "tocsin.join"} | error | counted == json.loads(documented.text) | counted
+    assert join.measured("tocsin_join_mismatched_rows_total", "labels") == len(astray)
+    command = [str(Path(sys.executable).with_name("tocsin")), "status", "--config", str(join.file)]
+    status = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert status.returncode == Exit.NOT_SO
+    assert "rows of labels lie in another partition" in status.stdout + status.stderr
 
     right.run(whole_kafka, tmp_path)
     join.until("labelled", before + ROWS)
