@@ -32,11 +32,15 @@ LEAST_OUTPUTS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FittedConfidence:
-    """Doubt on lanes: `doubts` is the doubt of each confidence bin, `usual` each lane's mean, `allowed` the null."""
+    """Doubt on lanes: `doubts` is the doubt of each confidence bin, `usual` each lane's mean, `allowed` the null.
+
+    `bets` is what an output of a bin says, `float64[lanes, bins, stakes]`.
+    """
 
     doubts: Floats
     usual: Floats
     allowed: Floats
+    bets: Floats
     watched: Flags
 
     @property
@@ -59,9 +63,7 @@ class FittedConfidence:
 
     def evidence(self, seen: LaneTicks) -> Floats:
         """Log e-values for each stake, `float64[rows, 4]`."""
-        allowed = self.allowed[seen.lanes, None]
-        bets = np.log1p((np.asarray(STAKES) / allowed)[:, None, :] * (self.doubts - allowed)[:, :, None])
-        evidence: Floats = np.einsum("kb,kbg->kg", self._counts(seen), bets)
+        evidence: Floats = np.einsum("kb,kbg->kg", self._counts(seen), self.bets[seen.lanes])
         return evidence
 
     def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - one stake as good as another here
@@ -123,13 +125,26 @@ class ConfidenceDrop:
         outputs = np.maximum(counts.sum(axis=1), 1)
         usual = counts @ doubts / outputs
         spread = np.sqrt(np.maximum(counts @ doubts**2 / outputs - usual**2, 0.0) / outputs)
-        above = np.clip(usual + Z * spread + MARGIN, 1e-3, 0.95)
+        allowed = expit(logit(np.clip(usual + Z * spread + MARGIN, 1e-3, 0.95)) + tolerance)
         return FittedConfidence(
             doubts=doubts,
             usual=usual,
-            allowed=expit(logit(above) + tolerance),
+            allowed=allowed,
+            bets=log_bets(doubts, allowed),
             watched=(counts.sum(axis=1) >= LEAST_OUTPUTS) & reference.listed(),
         )
+
+
+def log_bets(doubts: Floats, allowed: Floats) -> Floats:
+    """Log of what a stake becomes by an output of each bin, `float64[lanes, bins, stakes]`.
+
+    >>> log_bets(np.array([0.5, 0.1]), np.array([0.2]))[0].round(3)
+    array([[ 0.14 ,  0.262,  0.422,  0.56 ],
+           [-0.051, -0.105, -0.192, -0.288]])
+    """
+    stakes = np.asarray(STAKES) / allowed[:, None]
+    bets: Floats = np.log1p(stakes[:, None, :] * (doubts - allowed[:, None])[:, :, None])
+    return bets
 
 
 def bin_doubts(edges: Floats) -> Floats:

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 
 from detectors.alarm import LOWEST, RULE_NATS, Flags, Floats, Ints
 from detectors.binning import ABOVE, ABSENT, BELOW, NULL, UNSEEN, WRONG_TYPE, logistic_shift
-from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, filled, grouped, uniform
 from schemas.binning import Binning
 from schemas.finding import Effect
 
@@ -31,7 +31,7 @@ RULE_ROWS = 50
 RULE_USUAL_SHARE = 0.25
 """A feature at fault in more of the reference's rows than this is not judged by rule."""
 
-FAULTS = 4
+FAULTS, GROSS = 4, 2
 _NULL, _TYPE, _VALUE, _ABSENT = range(FAULTS)
 _WORDS = ("null", "of the wrong type", "outside the reference's range", "absent")
 _UNSEEN_WORDS = "never seen in the reference"
@@ -67,9 +67,11 @@ def numeric_features(binning: Binning) -> Flags:
     return np.array([one.kind == "numeric" for one in binning.features], dtype=np.bool_)
 
 
-def _rows_and_faults(seen: LaneTicks, numeric: Flags) -> tuple[Ints, Ints]:
-    rows, faults = fault_counts(seen.arrays[NEEDS[0]], numeric)
-    return np.repeat(rows, FAULTS, axis=1), faults.reshape(len(faults), rows.shape[1] * FAULTS)
+def _of_one(seen: LaneTicks, feature: Ints, numeric: Flags) -> tuple[Ints, Ints]:
+    """Count rows, `int64[rows]`, and faults, `int64[rows, 4]`, of one feature of each row."""
+    slots = seen.arrays[NEEDS[0]][np.arange(len(feature)), feature]
+    rows, faults = fault_counts(slots[:, None], numeric[feature, None])
+    return rows[:, 0], faults[:, 0]
 
 
 def _at(values: Ints | Floats, which: Ints) -> Floats:
@@ -108,19 +110,26 @@ class FittedIntegrity:
 
     def evidence(self, seen: LaneTicks) -> Floats:
         """Log e-values for each feature, fault and ratio, `float64[rows, features x 4 x 4]`."""
-        rows, faults = _rows_and_faults(seen, self.numeric)
-        evidence = rows[:, :, None] * self.loss[seen.lanes]
-        row, fault = np.nonzero(faults)
+        rows, faults = fault_counts(seen.arrays[NEEDS[0]], self.numeric)
+        faults = faults.reshape(len(rows), rows.shape[1] * FAULTS)
+        evidence = self.loss[seen.lanes]
+        of_feature = evidence.reshape(*rows.shape, FAULTS * len(RATIOS))
+        of_feature *= rows[:, :, None]
+        row, fault = filled(faults)
         evidence[row, fault] += faults[row, fault, None] * np.log(RATIOS)
         flat: Floats = evidence.reshape(len(rows), evidence.shape[1] * len(RATIOS))
         return flat
 
+    def _leading(self, seen: LaneTicks, leading: Ints) -> tuple[Ints, Floats, Ints]:
+        """Count rows, and faults of the leading kind, and say which that is."""
+        which = leading // len(RATIOS)
+        rows, faults = _of_one(seen, which // FAULTS, self.numeric)
+        return rows, _at(faults, which % FAULTS), which
+
     def tally(self, seen: LaneTicks, leading: Ints) -> Floats:
         """Count rows, faults of the leading kind, and those expected."""
-        rows, faults = _rows_and_faults(seen, self.numeric)
-        which = leading // len(RATIOS)
-        outputs = _at(rows, which)
-        return np.stack([outputs, _at(faults, which), outputs * self.usual[seen.lanes, which]], axis=1)
+        rows, faults, which = self._leading(seen, leading)
+        return np.stack([rows, faults, rows * self.usual[seen.lanes, which]], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:
         """Fault rate half-way, in log-odds, between allowed and seen; no less than allowed."""
@@ -131,10 +140,9 @@ class FittedIntegrity:
 
     def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:
         """Log e-values against "the leading fault is still at least at the midpoint", `float64[rows, 1]`."""
-        rows, faults = _rows_and_faults(seen, self.numeric)
-        which = leading // len(RATIOS)
-        well, count, others = self.allowed[seen.lanes, which], _at(faults, which), _at(rows - faults, which)
-        evidence: Floats = count * np.log(well / midpoint) + others * (np.log1p(-well) - np.log1p(-midpoint))
+        rows, faults, which = self._leading(seen, leading)
+        well = self.allowed[seen.lanes, which]
+        evidence: Floats = faults * np.log(well / midpoint) + (rows - faults) * (np.log1p(-well) - np.log1p(-midpoint))
         return evidence.reshape(-1, 1)
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
@@ -212,6 +220,11 @@ def wilson_upper(rate: Floats, n: Floats) -> Floats:
     return upper
 
 
+def _gross(faults: np.ndarray) -> np.ndarray:
+    """Return what is missing (null or absent), and what is of the wrong type; faults and these are the last axis."""
+    return np.stack([faults[..., _NULL] + faults[..., _ABSENT], faults[..., _TYPE]], axis=-1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FittedRule:
     """Which faults are judged: `bool[lanes, features x 2]`, missing (null or absent) and of the wrong type."""
@@ -236,21 +249,22 @@ class FittedRule:
         """One way back."""
         return np.ones(1)
 
-    def _rows_and_faults(self, seen: LaneTicks) -> tuple[Ints, Ints]:
-        rows, faults = fault_counts(seen.arrays[NEEDS[0]], self.numeric)
-        gross = np.stack([faults[:, :, _NULL] + faults[:, :, _ABSENT], faults[:, :, _TYPE]], axis=2)
-        return np.repeat(rows, 2, axis=1), gross.reshape(len(gross), 2 * rows.shape[1])
-
     def evidence(self, seen: LaneTicks) -> Floats:
         """Weight of the rows at fault less that of the others, `float64[rows, features x 2]`."""
-        rows, faults = self._rows_and_faults(seen)
-        excess = (2 * faults - rows) * (RULE_NATS / RULE_ROWS)
-        return np.where(self.judged[seen.lanes], excess, LOWEST)
+        rows, faults = fault_counts(seen.arrays[NEEDS[0]], self.numeric)
+        excess = (2 * _gross(faults) - rows[:, :, None]) * (RULE_NATS / RULE_ROWS)
+        judged = self.judged[seen.lanes]
+        return np.where(judged, excess.reshape(judged.shape), LOWEST)
+
+    def _leading(self, seen: LaneTicks, leading: Ints) -> tuple[Ints, Floats]:
+        """Count rows, and those at the leading fault."""
+        rows, faults = _of_one(seen, leading // GROSS, self.numeric)
+        return rows, _at(_gross(faults), leading % GROSS)
 
     def tally(self, seen: LaneTicks, leading: Ints) -> Floats:
         """Count rows, those at the leading fault, and none expected."""
-        rows, faults = self._rows_and_faults(seen)
-        return np.stack([_at(rows, leading), _at(faults, leading), np.zeros(len(rows))], axis=1)
+        rows, faults = self._leading(seen, leading)
+        return np.stack([rows, faults, np.zeros(len(rows))], axis=1)
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Half of the rows."""
@@ -258,8 +272,8 @@ class FittedRule:
 
     def recovery(self, seen: LaneTicks, leading: Ints, midpoint: Floats) -> Floats:  # noqa: ARG002
         """Weight of the rows without the leading fault less that of the others, `float64[rows, 1]`."""
-        rows, faults = self._rows_and_faults(seen)
-        excess: Floats = (_at(rows, leading) - 2 * _at(faults, leading)) * (RULE_NATS / RULE_ROWS)
+        rows, faults = self._leading(seen, leading)
+        excess: Floats = (rows - 2 * faults) * (RULE_NATS / RULE_ROWS)
         return excess[:, None]
 
     def describe(self, lane: int, leading: int, sums: Floats, ticks: int) -> Description:  # noqa: ARG002
@@ -304,7 +318,7 @@ class FeatureIntegrityRule:
         numeric = numeric_features(reference.binning)
         rows, faults = fault_counts(slots, numeric)
         share = faults / np.maximum(rows, 1)[:, :, None]
-        gross = np.stack([share[:, :, _NULL] + share[:, :, _ABSENT], share[:, :, _TYPE]], axis=2)
+        gross = _gross(share)
         wanted = np.array([[feature.required, True] for feature in features], dtype=np.bool_)
         names = [
             (f"required feature {one.name} is missing", f"feature {one.name} is of the wrong type") for one in features

@@ -46,8 +46,8 @@ def empty_rings(lanes: int) -> Cells:
     return np.zeros((LEVELS, DEPTH, lanes, COLUMNS), np.float32)
 
 
-def push(rings: Cells, tick: int, cell: Floats) -> None:
-    """Write tick number `tick` (0, 1, 2, ...; none left out), `float64[lanes, 6]`, into rings that the caller owns."""
+def push(rings: Cells, tick: int, cell: Floats | Cells) -> None:
+    """Write tick number `tick` (0, 1, 2, ...; none left out), `float[lanes, 6]`, into rings that the caller owns."""
     rings[0, tick % DEPTH] = cell
     for level in range(1, LEVELS):
         block, rest = divmod(tick + 1, WIDTH**level)

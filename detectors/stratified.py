@@ -16,12 +16,13 @@ Podkopaev, A., Ramdas, A. (2022). Tracking the risk of a deployed model and dete
 """
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 from scipy.special import expit, logit
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, LaneTicks, Reference, Z, grouped, softplus, uniform
+from detectors.detector import Description, LaneTicks, Reference, Z, filled, grouped, uniform
 from schemas.finding import Effect
 
 RATIOS = (1.15, 1.3, 1.5, 1.8, 2.2, 3.0, 5.0, 10.0)
@@ -83,19 +84,18 @@ class Stratified:
 
     def evidence(self, seen: LaneTicks) -> Floats:
         """Log e-values for each odds ratio, `float64[rows, 8]`."""
-        ratio = np.log(RATIOS)
         total = self._counts(seen, self.total)
         errors = self._counts(seen, self.wrong).sum(axis=1)
-        row, cell = np.nonzero(total)
-        base = (self.cells[cell] + self.offsets[seen.lanes[row]])[:, None]
-        loss = total[row, cell][:, None] * (softplus(base + ratio) - softplus(base))
-        evidence: Floats = errors[:, None] * ratio - _by_row(loss, row, len(total))
+        row, cell = filled(total)
+        allowed = expit(self.cells[cell] + self.offsets[seen.lanes[row]])
+        loss = total[row, cell][:, None] * _losses(allowed, np.log(RATIOS))
+        evidence: Floats = errors[:, None] * np.log(RATIOS) - _by_row(loss, row, len(total))
         return evidence
 
     def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - one alternative as good as another here
         """Labels, errors, errors expected of a healthy lane at these delays."""
         total = self._counts(seen, self.total)
-        row, cell = np.nonzero(total)
+        row, cell = filled(total)
         rate = expit(self.healthy_cells[cell] + self.healthy_offsets[seen.lanes[row]])
         expected = _by_row((total[row, cell] * rate)[:, None], row, len(total))[:, 0]
         return np.stack([total.sum(axis=1), self._counts(seen, self.wrong).sum(axis=1), expected], axis=1)
@@ -111,9 +111,9 @@ class Stratified:
         errors = self._counts(seen, self.wrong).sum(axis=1)
         recovered = self.recovered[seen.lanes]
         well = np.stack([recovered, (recovered + midpoint) / 2], axis=1) - midpoint[:, None]
-        row, cell = np.nonzero(total)
-        base = (self.healthy_cells[cell] + self.healthy_offsets[seen.lanes[row]] + midpoint[row])[:, None]
-        loss = total[row, cell][:, None] * (softplus(base + well[row]) - softplus(base))
+        row, cell = filled(total)
+        off = expit(self.healthy_cells[cell] + self.healthy_offsets[seen.lanes[row]] + midpoint[row])
+        loss = total[row, cell][:, None] * _losses(off, well[row])
         evidence: Floats = errors[:, None] * well - _by_row(loss, row, len(total))
         return evidence
 
@@ -133,8 +133,18 @@ class Stratified:
 
 def flat(counts: Ints, *, delay_only: bool) -> Ints:
     """Lay cells in one axis, `int64[lanes, cells]`."""
-    cells: Ints = counts.sum(axis=2) if delay_only else counts.reshape(len(counts), counts.shape[1] * counts.shape[2])
+    cells: Ints = counts.sum(axis=2) if delay_only else counts.reshape(len(counts), prod(counts.shape[1:]))
     return cells
+
+
+def _losses(rate: Floats, log_ratio: Floats) -> Floats:
+    """log(1 + r o) - log(1 + o) for the odds o of each rate and ratios r, `float64[n, ratios]`.
+
+    >>> _losses(np.array([0.05]), np.log([1.5, 3.0]))
+    array([[0.02469261, 0.09531018]])
+    """
+    losses: Floats = np.log1p(rate[:, None] * np.expm1(log_ratio))
+    return losses
 
 
 def _by_row(values: Floats, row: Ints, rows: int) -> Floats:

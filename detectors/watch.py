@@ -100,6 +100,8 @@ class Outcome:
     ----------
     alarms
         Armed lanes that rang.
+    shadow_alarms
+        How many others would have.
     cleared
         `int64[n]`: open lanes whose recovery test rang.
     spent, lump_spent, recovery_spent
@@ -107,6 +109,7 @@ class Outcome:
     """
 
     alarms: list[Alarm]
+    shadow_alarms: int
     cleared: Ints
     spent: float
     lump_spent: float
@@ -179,30 +182,32 @@ def advance(
     blind
         Whether the tick was not seen at all: nothing is said, spent or forgotten.
     """
-    detector, mass, rings = one.detector, state.mass, state.rings
+    detector, mass, rings, owed = one.detector, state.mass, state.rings, state.owed.copy()
     is_judged = not disturbed and not blind
     seen = _seen(one, tick) if is_judged else None
+    if disturbed:
+        mass[:], owed[:] = 0.0, 0.0
 
-    live = one.armed & ~state.open & state.heard & is_judged
-    base = one.spend * live
-    spent = float(base.sum())
+    live = one.armed & state.heard & ~state.open if is_judged else np.zeros_like(one.armed)
+    spent = float(one.spend @ live)
     extra = lump if spent else 0.0
-    owed = np.where(disturbed, 0.0, state.owed)
     if is_judged:
         owed += one.spend * (state.heard & ~state.open)
-        owed += base * (extra / spent) if extra else 0.0
-    if disturbed:
-        mass[:] = 0.0
+    if extra:
+        owed += one.spend * live * (extra / spent)
 
-    heard, leading = state.heard.copy(), state.leading.copy()
-    cell = np.zeros((len(one.lanes), COLUMNS))
-    rang = np.zeros(0, np.int64)
+    heard, leading, rang = state.heard, state.leading, np.zeros(0, np.int64)
+    cell = np.zeros((len(one.lanes), COLUMNS), np.float32)
     if seen is not None:
         at = seen.lanes
         evidence = one.fitted.evidence(seen)
         refuse_nan(evidence, detector.name, one.lanes, at)
-        taken = step(mass[at], owed[at], one.weights, evidence, groups=one.groups)
-        mass[at], owed[at] = taken.mass, 0.0
+        is_whole = len(at) == len(mass)
+        taken = step(mass if is_whole else mass[at], owed[at], one.weights, evidence, groups=one.groups)
+        if not is_whole:
+            mass[at] = taken.mass
+        owed[at] = 0.0
+        leading, heard = leading.copy(), heard.copy()
         leading[at] = np.where(state.open[at], leading[at], taken.leading)
         tally = one.fitted.tally(seen, leading[at])
         cell[at, :GROUPS], cell[at, GROUPS:] = taken.gain, tally
@@ -211,18 +216,21 @@ def advance(
     push(rings, state.ticks, cell)
     ticks = state.ticks + 1
 
-    shadow_alarms = state.shadow_alarms.copy()
-    shadow_alarms[rang[~one.armed[rang]]] += 1
-    rang = rang[one.armed[rang]]
+    is_armed = one.armed[rang]
+    shadow, rang = rang[~is_armed], rang[is_armed]
+    shadow_alarms = state.shadow_alarms
+    if len(shadow):
+        shadow_alarms = shadow_alarms.copy()
+        shadow_alarms[shadow] += 1
     alarms, midpoint = _alarms(one, rings, ticks, state.since, rang, leading, state.midpoint)
 
-    testing = np.flatnonzero(state.open & is_judged)
+    testing = np.flatnonzero(state.open) if is_judged else np.zeros(0, np.int64)
     recovery_mass, cleared = _recovered(one, state, seen, testing)
 
-    is_open = state.open.copy()
-    is_open[rang], is_open[cleared] = True, False
-    since = state.since.copy()
-    since[cleared] = ticks
+    is_open, since = state.open, state.since
+    if len(rang) or len(cleared):
+        is_open, since = is_open.copy(), since.copy()
+        is_open[rang], is_open[cleared], since[cleared] = True, False, ticks
     after = replace(
         state,
         ticks=ticks,
@@ -238,11 +246,12 @@ def advance(
     paid = detector.guarantee == "budget"
     outcome = Outcome(
         alarms=alarms,
+        shadow_alarms=len(shadow),
         cleared=cleared,
         spent=spent if paid else 0.0,
         lump_spent=extra,
-        recovery_spent=float(one.recovery_spend[testing].sum()) if paid else 0.0,
-        lanes=int(live.sum()),
+        recovery_spent=float(one.recovery_spend[testing].sum()) if paid and len(testing) else 0.0,
+        lanes=int(np.count_nonzero(live)),
         testing=len(testing),
     )
     return after, outcome

@@ -429,7 +429,6 @@ class Detect:
         lumps = self._lumps(model, start_ms)
         disturbed = state.disturbed
         for name, one in state.watches.items():
-            was = int(state.states[name].shadow_alarms.sum())
             state.states[name], outcome = advance(
                 one,
                 state.states[name],
@@ -438,7 +437,7 @@ class Detect:
                 disturbed=disturbed and one.detector.delay_conditioned,
                 blind=blind,
             )
-            self.counts.shadow_alarms += int(state.states[name].shadow_alarms.sum()) - was
+            self.counts.shadow_alarms += outcome.shadow_alarms
             answers += self._rung(model, name, outcome.alarms, end_ms)
             answers += self._recovered(model, name, outcome.cleared, end_ms)
             answers += self._paid(model, name, outcome, start_ms, end_ms)
@@ -519,10 +518,15 @@ class Detect:
         lanes = lanes[lanes >= 0]
         arrays = {one.name: np.zeros((len(lanes), *one.shape(whole.binning)), np.int64) for one in self._statistics}
         for one, place in zip(stats, places, strict=True):
-            known = np.flatnonzero(place >= 0)
+            known = place >= 0
             at = np.searchsorted(lanes, place[known])
+            everywhere = np.array_equal(at, np.arange(len(lanes)))
             for name in arrays.keys() & one.arrays.keys():
-                arrays[name][at] += one.arrays[name][known]
+                counts = one.arrays[name] if known.all() else one.arrays[name][known]
+                if everywhere:
+                    arrays[name] += counts
+                else:
+                    arrays[name][at] += counts
         return lanes, arrays
 
     def _judge_labels(self, state: ModelState) -> None:

@@ -243,7 +243,8 @@ def test_a_row_says_the_same_whichever_others_stand_beside_it(bench: Bench, ways
     assert fitted is not None
     some = rows(bench, ways.stream(13, 30), 170)
     leading, midpoint = np.zeros(len(some.lanes), np.int64), np.full(len(some.lanes), 0.5)
-    for chosen in (np.array([4, 0, 2]), np.array([], np.int64)):  # none: the open lanes are silent, another speaks
+    none = np.array([], np.int64)  # where all open lanes are silent, and another speaks
+    for chosen in (np.array([4, 0, 2]), np.arange(len(some.lanes))[::-1], none):
         for say in (
             fitted.evidence,
             lambda seen: fitted.tally(seen, leading[: len(seen.lanes)]),

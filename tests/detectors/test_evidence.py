@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 
 from detectors.alarm import Floats, Ints
 from detectors.binning import FEATURE_SLOTS, NULL
-from detectors.confidence_drop import FittedConfidence
+from detectors.confidence_drop import FittedConfidence, log_bets
 from detectors.detector import Fitted, LaneTicks
 from detectors.feature_integrity import FittedIntegrity, row_loss
 from detectors.label_hazard import Hazards
@@ -70,7 +70,8 @@ def test_recovery_from_errors_is_a_fair_bet_at_most(healthy: float, off: float, 
 def test_doubt_is_a_fair_bet_at_most(allowed: float, doubt: list[float]) -> None:
     # any law on three doubts whose mean is at most allowed
     values = np.array([0.0, *sorted(doubt)])
-    fitted = FittedConfidence(doubts=values, usual=np.array([allowed]), allowed=np.array([allowed]), watched=ONE_LANE)
+    null = np.array([allowed])
+    fitted = FittedConfidence(doubts=values, usual=null, allowed=null, bets=log_bets(values, null), watched=ONE_LANE)
     law = np.array([0.1, 0.2, 0.3, 0.4])
     law = law if law @ values <= allowed else np.array([1.0, 0, 0, 0])
     bets = np.stack(

@@ -88,6 +88,14 @@ def test_a_replay_is_what_was_watched(bench: Bench, ways: Ways, harm: Harm, name
     assert replayed.mass + spent[0] == pytest.approx(state.mass + spent[1], rel=1e-9, abs=FAINTEST)
 
 
+@pytest.mark.parametrize("name", sorted(DETECTORS))
+def test_a_detector_that_watches_nothing_is_replayed_too(bench: Bench, ways: Ways, name: str) -> None:
+    one = shadow(bench, name, ways.budget, severity=1.0)
+    one = replace(one, judged=one.judged[:0])
+    counts = counted(ways.stream(5, 30), bench.baseline.binning, needed(NEEDS))
+    assert not replay(one, counts, 0).mass.any()
+
+
 def test_only_what_came_last_is_replayed(bench: Bench, ways: Ways, harm: Harm) -> None:
     history = ways.stream(3, 60)
     counts = counted(harm["ages"](history, ways.between(history, 10, 20), None), bench.baseline.binning, needed(NEEDS))
