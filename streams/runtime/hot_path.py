@@ -73,6 +73,8 @@ CHANGELOG_FETCH_WAIT_MS = 50
 """How long a broker waits for records before it says that the changelog has ended: a restore waits as long."""
 DEAD_LETTERS_BOUND = 5_000
 """Dead letters that may wait for a checkpoint; more make one at once."""
+DEAD_LETTERS_BYTES = 33_554_432
+"""What they may hold; more make one at once too."""
 TRY_DISK_EVERY_S = 1.0
 PUBLISH_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
@@ -200,6 +202,7 @@ class HotPath:
         self._baselines: dict[tuple[str, int], Baseline] = {}
         self._clock_ms: int | None = None
         self._dead: list[DeadLetter] = []
+        self._dead_bytes = 0
         self._placement = {topic: Placement() for topic in _BY_TOPIC}
         self._probe: _Probe | None = None
         self._due = dict.fromkeys(
@@ -343,7 +346,8 @@ class HotPath:
         self._restore()
         self._idle = self._read() == 0
         self._look_for_edges()
-        if len(self._dead) >= DEAD_LETTERS_BOUND or self._is_due("checkpoint", self.settings.checkpoint_ms / 1000):
+        full = len(self._dead) >= DEAD_LETTERS_BOUND or self._dead_bytes >= DEAD_LETTERS_BYTES
+        if full or self._is_due("checkpoint", self.settings.checkpoint_ms / 1000):
             self._checkpoint(self._working())
         if self._is_due("publish", PUBLISH_EVERY_S):
             self._publish()
@@ -751,6 +755,7 @@ class HotPath:
         for letter in letters:
             self.counts["dead_letters"] += 1
             self._dead.append(msgspec.structs.replace(letter, recorded_at_ms=now_ms))
+            self._dead_bytes += len(letter.value or b"")
 
     def _take_notice(self, topic: str, message: Message) -> None:
         """Answer an error."""
@@ -872,7 +877,7 @@ class HotPath:
         def left_ms() -> int | None:
             return None if deadline_s is None else max(int((deadline_s - time.monotonic()) * 1000), 1)
 
-        letters, self._dead = self._dead, []
+        letters, self._dead, self._dead_bytes = self._dead, [], 0
         if letters:
             first = letters[0]
             log.warning(

@@ -225,6 +225,17 @@ def test_a_row_from_the_future_is_a_dead_letter_with_its_own_bytes(
     assert worker.hot_path.status.partitions[2]["conservation_error"] == 0
 
 
+def test_dead_letters_do_not_fill_the_memory_until_the_next_checkpoint(
+    cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot_path, "DEAD_LETTERS_BYTES", 10_000)
+    inputs = Inputs(cluster)
+    worker = begin(checkpoint_ms=600_000)
+    worker.until(lambda: len(worker.hot_path.status.owned) == 4)
+    inputs.write(topics.OUTPUTS, [row(f"p{number}", score=7, text="x" * 1_000) for number in range(12)])
+    assert len(letters(World(cluster, seed=7), 10)) == 10
+
+
 def test_a_foreign_partitioner_is_counted(cluster: KafkaSettings, begin: Callable[..., Worker]) -> None:
     Inputs(cluster).write(topics.OUTPUTS, [row(f"p{number}") for number in range(200)], partition=1)
     worker = begin()
