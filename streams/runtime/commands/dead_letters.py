@@ -249,18 +249,21 @@ class Replay:
     def _survey(self) -> Survey:
         counts = {name: self._reader.partitions(name) for name in REPLAYED}
         survey = Survey({name: count for name, count in counts.items() if count})
-        for read in self._reader.all(DEAD_LETTERS):
-            if read.broker_ms < self._arguments.since:
-                continue
-            record = _record_of(read)
-            if isinstance(record, DeadLetter):
-                survey.meet(record, (read.partition, read.offset), wanted=_is_wanted(self._arguments, record))
-            elif record is not None:
-                survey.mark(record)
-            if len(survey) > MOST_OPEN:
-                message = f"more than {MOST_OPEN:,} refusals: look at a part of them, with --since"
-                raise CommandError(Exit.NOT_SO, message)
+        with Progress("looking", None, "dead letters") as progress:
+            for read in self._reader.all(DEAD_LETTERS):
+                progress.add(1)
+                if read.broker_ms >= self._arguments.since:
+                    self._meet(survey, read)
         return survey
+
+    def _meet(self, survey: Survey, read: Read) -> None:
+        record = _record_of(read)
+        if isinstance(record, DeadLetter):
+            survey.meet(record, (read.partition, read.offset), wanted=_is_wanted(self._arguments, record))
+        elif record is not None:
+            survey.mark(record)
+        if len(survey) > MOST_OPEN:
+            raise CommandError(Exit.NOT_SO, f"more than {MOST_OPEN:,} refusals: look at a part of them, with --since")
 
     def _letters(self, places: Sequence[Place]) -> Iterator[DeadLetter]:
         """Read the chosen letters once more, in order of place."""
