@@ -23,6 +23,7 @@ from streams.runtime import logs, specs
 from streams.runtime.channels.channel import Channel
 from streams.runtime.channels.file import FileChannel, FileSettings
 from streams.runtime.channels.log import LogChannel, LogSettings
+from streams.runtime.decisions import decisions_of
 from streams.runtime.demo.screen import Screen
 from streams.runtime.sender import Sender
 from streams.stages.notify import Attempt
@@ -204,6 +205,17 @@ def test_no_log_line_of_the_response_holds_it(kind: str, half: Half, logged: io.
     asyncio.run(play())
     assert "channel.failed" in logged.getvalue()
     assert MARK not in logged.getvalue()
+
+
+@every_text
+def test_neither_decisions_nor_measures_name_what_nobody_configured(kind: str, half: Half) -> None:
+    tell = decisions_of("triage", {"fraud"})
+    told_of(half, HOSTILE[kind])
+    records = [half.finding("pii_leak", model=HOSTILE[kind], lane=HOSTILE[kind]), *half.log, *half.notifications]
+    for record in [*records, *half.receipts]:
+        said = tell(record)
+        assert said is not None
+        assert MARK not in repr(said), record
 
 
 @every_text
