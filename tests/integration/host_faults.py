@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from schemas.fields import MalformedRecordError
@@ -367,11 +367,12 @@ def now_ms() -> int:
 def read_all(broker: str, topic: str) -> list[Message]:
     """Read a whole topic."""
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "oracle", "enable.auto.commit": False})
-    places = [TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)]
-    ends = {place.partition: consumer.get_watermark_offsets(place, timeout=10)[1] for place in places}
-    consumer.assign([place for place in places if ends[place.partition]])
+    places = [TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(PARTITIONS)]
+    bounds = {place.partition: consumer.get_watermark_offsets(place, timeout=10) for place in places}
+    ends = {partition: end for partition, (start, end) in bounds.items() if end > start}
+    consumer.assign([place for place in places if place.partition in ends])
     messages: list[Message] = []
-    reached = {partition for partition, end in ends.items() if not end}
+    reached = bounds.keys() - ends.keys()
     until = time.monotonic() + 60
     while len(reached) < PARTITIONS and time.monotonic() < until:
         for message in consumer.consume(5_000, 0.2):

@@ -6,6 +6,7 @@ The long form of the fault schedule: `HOST_FAULTS_ROUNDS=n`, or `host_faults.py 
 import asyncio
 import importlib.util
 import os
+import subprocess
 import sys
 import uuid
 from collections import Counter
@@ -18,14 +19,15 @@ from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from faust.types import TP
 
 from schemas.clock import Clock
 from streams.runtime.cursor import headers_of
-from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings, TopicMismatchError
+from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
 from streams.runtime.write_ahead import Changes, epoch_headers, epoch_of, table_key
+from tests.streams.runtime.broker_faults import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, BrokerFaults
 
 WAIT_S = 90
 
@@ -83,12 +85,24 @@ def test_a_broker_that_is_killed_and_returns_costs_nothing(local_kafka: Callable
 
 
 @pytest.fixture(scope="module")
-def mock_cluster() -> Iterator[str]:
+def mock_owner() -> Producer:
+    """Return the client in which a mock cluster lives, for as long as it lives itself."""
+    return Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "in-process", "log_level": 2})
+
+
+@pytest.fixture(scope="module")
+def mock_cluster(mock_owner: Producer) -> str:
     """Return the address of librdkafka's in-process cluster; topics come when asked for, with four partitions."""
-    owner = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "in-process", "log_level": 2})
-    broker = next(iter(owner.list_topics().brokers.values()))
-    yield f"{broker.host}:{broker.port}"
-    del owner  # the cluster lives as long as its client
+    broker = next(iter(mock_owner.list_topics().brokers.values()))
+    return f"{broker.host}:{broker.port}"
+
+
+@pytest.fixture
+def faults(mock_owner: Producer) -> Iterator[BrokerFaults]:
+    faults = BrokerFaults(mock_owner)
+    yield faults
+    faults.clear(PRODUCE, FETCH, OFFSET_COMMIT, HEARTBEAT)
+    faults.delay(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +364,92 @@ def test_what_an_owner_left_half_done_is_made_good(bench: Bench) -> None:
     run(trial)
     assert orjson.loads(bench.rows("tally")[table_key(1, "k1")] or b"") == {"n": 12, "count": 12}
     assert "left" in bench.ids("tallied")
+
+
+def test_a_worker_told_to_stop_with_records_in_hand_finishes_them_and_the_next_goes_on(
+    bench: Bench, faults: BrokerFaults
+) -> None:
+    #  1 … 400 | told to stop after some 50, with a group on its way | the next does the others
+    few = Bench(replace(bench.settings, group_limit=20))
+
+    async def trial() -> None:
+        bench.events(1, range(1, 401))
+        async with few.worker(toys.specs()) as host:
+            await until(lambda: host.ready)
+            faults.delay(100)
+            await until(lambda: host.counts()["tally"]["handled"] >= 50)
+        faults.delay(0)
+        done = len(set(bench.ids("tallied")))
+        assert 50 <= done < 400, "it was told in the middle"
+        async with few.worker(toys.specs()) as host:
+            await until(lambda: len(set(bench.ids("done"))) == 400)
+            assert host.counts()["tally"]["handled"] == 400 - done
+
+    run(trial)
+    assert {body["count"]: body["n"] for body in bench.bodies("done")} == {n: n for n in range(1, 401)}
+
+
+def test_errors_in_answers_to_every_kind_of_request_cost_no_record_and_double_none(
+    bench: Bench, faults: BrokerFaults
+) -> None:
+    moving = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
+
+    async def trial() -> None:
+        async with bench.worker(toys.specs()) as host:
+            await until(lambda: host.ready)
+            for turn in range(3):
+                bench.events(1, range(1 + turn * 100, 101 + turn * 100))
+                faults.answer(PRODUCE, [*moving, KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS])
+                faults.answer(FETCH, [*moving, KafkaError.OFFSET_OUT_OF_RANGE])
+                faults.answer(OFFSET_COMMIT, [KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.REQUEST_TIMED_OUT])
+                faults.answer(HEARTBEAT, [KafkaError.COORDINATOR_NOT_AVAILABLE])
+                await until(lambda turn=turn: host.counts()["tally"]["handled"] == 100 + turn * 100)  # type: ignore[misc]
+            faults.clear(PRODUCE, FETCH, OFFSET_COMMIT, HEARTBEAT)
+            await until(lambda: len(set(bench.ids("done"))) == 300)
+
+    run(trial)
+    assert {body["count"]: body["n"] for body in bench.bodies("done")} == {n: n for n in range(1, 301)}
+    assert bench.rows("tally")[table_key(1, "@events")] == b"300"
+
+
+def test_a_broker_that_answers_slowly_bounds_what_waits(bench: Bench, faults: BrokerFaults) -> None:
+    few = Bench(replace(bench.settings, group_limit=25))
+    waiting: list[int] = []
+
+    async def trial() -> None:
+        bench.events(1, range(1, 301))
+        async with few.worker(toys.specs()[:1]) as host:
+            faults.delay(100)
+            stage = host.stages["tally"]
+            while stage.counts.handled < 300:
+                waiting.append(max(len(stage._group.events), stage._group.outputs))  # noqa: SLF001
+                await asyncio.sleep(0.01)
+            faults.delay(0)
+            await until(lambda: len(bench.ids("tallied")) == 300)
+
+    run(trial)
+    assert 20 < max(waiting) <= 50, "one commit's worth, and what was read back at once"
+    assert [body["count"] for body in bench.bodies("tallied")] == list(range(1, 301))
+
+
+def test_a_write_that_is_refused_for_good_ends_the_process_with_nothing_moved(
+    bench: Bench, faults: BrokerFaults, tmp_path: Path
+) -> None:
+    bench.events(1, range(1, 31))
+    faults.answer(PRODUCE, [KafkaError.TOPIC_AUTHORIZATION_FAILED] * 50)
+    command = [sys.executable, str(Path(toys.__file__)), "worker", "--broker", bench.broker]
+    command += ["--prefix", bench.settings.topic_prefix, "--told", str(tmp_path / "told")]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)
+    faults.clear(PRODUCE)
+    assert ended.returncode == EXIT_STATUS, ended.stderr[-2000:]
+    assert table_key(1, "@events") not in bench.rows("tally")
+
+    async def trial() -> None:
+        async with bench.worker(toys.specs()):
+            await until(lambda: len(set(bench.ids("done"))) == 30)
+
+    run(trial)
+    assert {body["count"]: body["n"] for body in bench.bodies("tallied")} == {n: n for n in range(1, 31)}
 
 
 @pytest.mark.kafka

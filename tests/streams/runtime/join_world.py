@@ -198,6 +198,15 @@ class World:
         finally:
             consumer.close()
 
+    def ends(self, topic: str) -> dict[int, int]:
+        """Return the end of each partition of a topic that holds something."""
+        consumer: Consumer = kafka.consumer(self.cluster, "world", self.cluster.topic_prefix + "world")
+        full = self.cluster.topic_prefix + topic
+        found = consumer.list_topics(full, timeout=10).topics[full].partitions
+        bounds = {one: consumer.get_watermark_offsets(TopicPartition(full, one), timeout=10) or (0, 0) for one in found}
+        consumer.close()
+        return {partition: end for partition, (start, end) in bounds.items() if end > start}
+
     def sent(self) -> dict[tuple[int, str, int, int], bytes]:
         """All WindowStats, once everything is closed; a repeat must be the same bytes."""
         sent: dict[tuple[int, str, int, int], bytes] = {}

@@ -1,11 +1,9 @@
 """Acknowledged is acknowledged: all of it, or an error within the bound."""
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
@@ -14,9 +12,9 @@ from streams.runtime import kafka
 from streams.runtime.delivery import Delivery, UndeliveredError
 from streams.runtime.embedded_broker import EmbeddedBroker
 from streams.runtime.stage_spec import Routed
+from tests.streams.runtime.broker_faults import PRODUCE, BrokerFaults
 from tests.streams.runtime.test_topics import settings
 
-PRODUCE = 0
 RECORDS = [Routed(topic="log", key=b"k", value=str(number).encode(), partition=1) for number in range(3)]
 Faults = Callable[[Sequence[int]], None]
 
@@ -31,24 +29,8 @@ def broker() -> Iterator[EmbeddedBroker]:
 @pytest.fixture
 def faults(broker: EmbeddedBroker) -> Faults:
     """Return what lets the broker answer the next writes with errors."""
-    bundled = Path(confluent_kafka.__file__).parent.with_name("confluent_kafka.libs")
-    library = ctypes.CDLL(str(next(bundled.glob("librdkafka*.so*"))))
-    for name in ("rd_kafka_handle_mock_cluster", "rd_kafka_name"):
-        getattr(library, name).argtypes = [ctypes.c_void_p]
-    library.rd_kafka_name.restype = ctypes.c_char_p
-    library.rd_kafka_handle_mock_cluster.restype = ctypes.c_void_p
-    # the client's handle is the first field behind the head of a Python object: private, hence asked for its name
-    handle = ctypes.c_void_p.from_address(id(broker._cluster) + object.__basicsize__).value  # noqa: SLF001
-    assert library.rd_kafka_name(handle).startswith(b"rdkafka#producer-")
-    cluster = library.rd_kafka_handle_mock_cluster(handle)
-
-    def push(codes: Sequence[int]) -> None:
-        array = (ctypes.c_int * len(codes))(*codes)
-        push_errors = library.rd_kafka_mock_push_request_errors_array
-        push_errors.argtypes = [ctypes.c_void_p, ctypes.c_int16, ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)]
-        push_errors(cluster, PRODUCE, len(codes), array)
-
-    return push
+    assert broker._cluster is not None  # noqa: SLF001
+    return partial(BrokerFaults(broker._cluster).answer, PRODUCE)  # noqa: SLF001
 
 
 def delivery(cluster: KafkaSettings, **others: Any) -> tuple[Delivery, list[int]]:  # noqa: ANN401

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from config.settings import KafkaSettings
 from detectors.binning import baseline_zero
@@ -22,6 +22,7 @@ from streams.runtime.claims import FencedError
 from streams.runtime.embedded_broker import EmbeddedBroker
 from streams.runtime.hot_path import HotPath, HotPathSettings, StartRefusedError
 from streams.stages.blocks import BlockKey
+from tests.streams.runtime.broker_faults import FETCH, LIST_OFFSETS, OFFSET_COMMIT, PRODUCE, BrokerFaults
 from tests.streams.runtime.join_world import BEGAN_MS, JOIN, LATER_MS, World, hot_path_settings, message_of
 from tests.streams.runtime.test_topics import settings as kafka_settings
 
@@ -29,11 +30,22 @@ WAIT_S = 60
 
 
 @pytest.fixture
-def cluster() -> Iterator[KafkaSettings]:
-    with EmbeddedBroker() as broker:
-        cluster = kafka_settings(broker.address)
-        broker.touch(cluster.topic_prefix + name for name in topics.TOPICS)
-        yield cluster
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker() as embedded:
+        yield embedded
+
+
+@pytest.fixture
+def cluster(broker: EmbeddedBroker) -> KafkaSettings:
+    cluster = kafka_settings(broker.address)
+    broker.touch(cluster.topic_prefix + name for name in topics.TOPICS)
+    return cluster
+
+
+@pytest.fixture
+def faults(broker: EmbeddedBroker) -> BrokerFaults:
+    assert broker._cluster is not None  # noqa: SLF001
+    return BrokerFaults(broker._cluster)  # noqa: SLF001
 
 
 class Worker:
@@ -140,6 +152,20 @@ def letters(world: World, count: int) -> list[DeadLetter]:
         if len(found) == count:
             return found
     raise AssertionError
+
+
+def changelog(world: World) -> list[tuple[int, tuple[bytes, bytes | None]]]:
+    """Read the changelog to its end: partition, then key and value."""
+    ends = world.ends(topics.CHANGELOG)
+    found = []
+    for message in world.read(topics.CHANGELOG):
+        partition, offset = message.partition() or 0, message.offset() or 0
+        found.append((partition, (message.key() or b"", message.value())))
+        if offset + 1 >= ends[partition]:
+            del ends[partition]
+        if not ends:
+            break
+    return found
 
 
 def test_a_worker_that_meets_a_higher_claim_ends_and_sends_nothing_more(
@@ -277,6 +303,93 @@ def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(
     world.tell(LATER_MS)
     world.check()
     worker.until(lambda: worker.hot_path.status.paused == "")
+
+
+def test_errors_in_answers_to_every_kind_of_request_cost_nothing(
+    cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults
+) -> None:
+    world = World(cluster, seed=7)
+    world.write(600)
+    worker = begin()
+    counts = worker.hot_path.counts
+    worker.until(lambda: counts["checkpoints"] > 0)
+    moving = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
+    for _ in range(3):
+        faults.answer(PRODUCE, [*moving, KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS])
+        faults.answer(FETCH, [*moving, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError.UNKNOWN_TOPIC_OR_PART])
+        faults.answer(OFFSET_COMMIT, [KafkaError.NOT_COORDINATOR, KafkaError.REBALANCE_IN_PROGRESS])
+        faults.answer(LIST_OFFSETS, moving)
+        before = counts["checkpoints"]
+        world.write(100)
+        worker.until(lambda before=before: counts["checkpoints"] > before + 1)  # type: ignore[misc]
+    faults.clear(PRODUCE, FETCH, OFFSET_COMMIT, LIST_OFFSETS)
+    world.tell(LATER_MS)
+    world.check()
+    assert counts["refused_commits"] > 0
+    assert counts["unanswered_probes"] > 0
+    assert sum(n for name, n in counts.items() if name.startswith("error_")) > 0
+    assert counts["offsets_lost"] == counts["conservation_errors"] == 0
+
+
+def test_a_write_that_is_refused_for_good_ends_the_worker_and_nothing_after_it_is_sent(
+    cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults
+) -> None:
+    world = World(cluster, seed=8)
+    world.write(300)
+    faults.answer(PRODUCE, [KafkaError.NO_ERROR] * 6 + [KafkaError.TOPIC_AUTHORIZATION_FAILED] * 20)
+    first = begin()
+    first.join()
+    faults.clear(PRODUCE)
+    assert isinstance(first.error, KafkaException)
+    assert first.hot_path.counts["rows_model-outputs"] > 0, "it had begun"
+    assert first.hot_path.counts["checkpoints"] == 0
+    begin()
+    world.write(300)
+    world.tell(LATER_MS)
+    world.check()
+
+
+def test_a_broker_that_answers_slowly_costs_time_alone(
+    cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hot_path, "BATCH_MESSAGES", 50)
+    world = World(cluster, seed=9)
+    world.write(500)
+    faults.delay(150)
+    worker = begin()
+    beats = []
+    for _ in range(5):
+        beats.append(worker.hot_path.beat_s)
+        worker.until(lambda: worker.hot_path.beat_s > beats[-1])
+    worker.until(lambda: worker.hot_path.counts["rows_labels"] > 0)
+    faults.delay(0)
+    world.tell(LATER_MS)
+    world.check()
+
+
+def test_blocks_that_no_manifest_names_are_a_torn_tail_and_count_for_nothing(
+    cluster: KafkaSettings, begin: Callable[..., Worker]
+) -> None:
+    #  rows … marks, manifest | the same blocks under numbers that no manifest names: the end of a process
+    world = World(cluster, seed=10)
+    world.write(500)
+    first = begin()
+    first.until(lambda: first.hot_path.counts["rows_labels"] > 300)
+    first.stop()
+    torn = 0
+    inputs = Inputs(cluster)
+    for partition, (key, value) in changelog(world):
+        name = BlockKey.decode(key)
+        if value is not None and name.kind in {"rows", "marks", "orphans", "open-ticks"}:
+            later = name._replace(run=name.run + 1_000).encode()
+            inputs.producer.produce(cluster.topic_prefix + topics.CHANGELOG, value[: len(value) // 2], later, partition)
+            torn += 1
+    assert inputs.producer.flush(WAIT_S) == 0
+    assert torn > 4
+    world.write(300)
+    begin()
+    world.tell(LATER_MS)
+    world.check()
 
 
 def test_a_topic_of_another_count_is_refused_with_what_to_do(

@@ -1,0 +1,180 @@
+"""What a broker has taken away before it was read is counted and said aloud; what is left is read, and nothing hangs."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+from config.settings import KafkaSettings
+from schemas.fields import MalformedRecordError
+from streams.runtime import kafka as clients
+from streams.runtime import topics
+from streams.runtime.faust_host import FaustHost, HostSettings
+from streams.runtime.write_ahead import table_key
+from tests.integration.join_process import cluster_of
+from tests.integration.test_faust_host import Bench, toys, until
+from tests.streams.runtime.join_world import LATER_MS, World, hot_path_settings
+from tests.streams.runtime.test_hot_path import Worker
+
+WAIT_S = 30
+LOST = 3
+"""Messages that are taken from each partition."""
+
+pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("default")]  # Faust warns of its own ways
+
+
+def take_away(cluster: KafkaSettings, before: Mapping[tuple[str, int], int]) -> None:
+    """Delete what lies before offsets, as retention does; of compacted topics too, which somebody has set wrongly."""
+    admin = clients.admin(cluster)
+    policy = ConfigEntry("cleanup.policy", "compact,delete", incremental_operation=AlterConfigOpType.SET)
+    wrong = [
+        ConfigResource(ResourceType.TOPIC, name, incremental_configs=[policy])
+        for name in {name for name, _ in before}
+        if name.endswith("changelog")
+    ]
+    for altered in admin.incremental_alter_configs(wrong).values() if wrong else ():
+        altered.result(WAIT_S)
+    places = [TopicPartition(name, partition, offset) for (name, partition), offset in before.items()]
+    for answer in admin.delete_records(places).values():
+        answer.result(WAIT_S)
+
+
+@pytest.fixture
+def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
+    settings = cluster_of(kafka, topic_prefix)
+    assert topics.create(clients.admin(settings), settings) == []
+    return settings
+
+
+@pytest.fixture
+def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+    begun: list[Worker] = []
+
+    def start() -> Worker:
+        begun.append(Worker(hot_path_settings(cluster, tmp_path / str(len(begun)))))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one._told.set()  # noqa: SLF001
+        one.join()
+
+
+def read_some(world: World, begin: Callable[[], Worker]) -> None:
+    """Let a worker read all there is, and make it last."""
+    worker = begin()
+    rows = sum(len(one) for one in world.labels.values())
+    worker.until(lambda: worker.hot_path.counts["rows_labels"] >= rows)
+    worker.stop()
+
+
+def test_the_join_counts_offsets_that_retention_took_and_joins_the_rest(
+    cluster: KafkaSettings, begin: Callable[[], Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    #  outputs, labels:   read ---| taken away: 3 messages each | read on
+    world = World(cluster, seed=11)
+    world.write(300)
+    read_some(world, begin)
+    positions = {partition: manifest.positions for partition, manifest in world.manifests().items()}
+    world.write(600)
+    lows = {
+        (topic, partition): positions[partition][topic] + LOST
+        for topic in (topics.OUTPUTS, topics.LABELS)
+        for partition in positions
+    }
+    take_away(cluster, {(cluster.topic_prefix + topic, partition): low for (topic, partition), low in lows.items()})
+    for rows, topic in ((world.outputs, topics.OUTPUTS), (world.labels, topics.LABELS)):
+        logs: dict[int, list[Any]] = rows
+        for partition, log in logs.items():
+            low = lows[topic, partition]
+            logs[partition] = [row for row in log if not low - LOST <= row.offset < low]
+    with caplog.at_level(logging.ERROR, "tocsin.join"):
+        second = begin()
+        world.tell(LATER_MS)
+        sent = world.sent()
+    assert sent == world.expected()
+    assert second.hot_path.counts["offsets_lost"] == LOST * len(lows)
+    assert sum("join.offsets_lost" in record.message for record in caplog.records) == len(lows)
+    assert second.hot_path.counts["conservation_errors"] == 0
+
+
+def test_the_join_refuses_a_changelog_that_has_lost_what_its_manifest_names(
+    cluster: KafkaSettings, begin: Callable[[], Worker]
+) -> None:
+    world = World(cluster, seed=12)
+    world.write(300)
+    read_some(world, begin)
+    changelog = cluster.topic_prefix + topics.CHANGELOG
+    ends = world.ends(topics.CHANGELOG)
+    take_away(cluster, {(changelog, partition): end - 1 for partition, end in ends.items()})
+    worker = begin()
+    worker.join()
+    assert isinstance(worker.error, MalformedRecordError)
+    assert "missing" in str(worker.error)
+
+
+@pytest.fixture
+def toy_settings(kafka: str, topic_prefix: str, tmp_path: Path) -> HostSettings:
+    world = toys.World(kafka, tmp_path, rate=0, read_back=True, prefix=topic_prefix)
+    world.make_topics()
+    settings: HostSettings = toys.settings(kafka, topic_prefix, None)
+    return replace(settings, writes_clock=False)
+
+
+def test_a_stage_counts_records_that_retention_took_and_handles_the_rest(
+    toy_settings: HostSettings, cluster: KafkaSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    #  1 … 10 handled | 11 … 25 taken away | 26 … 30
+    bench = Bench(toy_settings)
+
+    async def trial() -> None:
+        bench.events(1, range(1, 11))
+        async with bench.worker(toys.specs()):
+            await until(lambda: len(bench.ids("done")) == 10)
+        bench.events(1, range(11, 31))
+        take_away(cluster, {(bench.topic("events"), 1): 25})
+        async with bench.worker(toys.specs()) as host:
+            await until(lambda: len(set(bench.ids("done"))) == 15)
+            assert host.counts()["tally"]["retention_gaps"] == 1
+            assert host.counts()["remind"]["retention_gaps"] == 0
+
+    with caplog.at_level(logging.ERROR, "tocsin.host"):
+        asyncio.run(trial())
+    assert [record.message for record in caplog.records if "retention_gap" in record.message] == [
+        "cursor.retention_gap stage=tally topic=events partition=1 lost=15"
+    ]
+    assert {body["n"] for body in bench.bodies("done")} == {*range(1, 11), *range(26, 31)}
+
+
+def test_a_stage_whose_changelog_is_empty_begins_at_the_first_record_and_says_the_same_again(
+    toy_settings: HostSettings, cluster: KafkaSettings
+) -> None:
+    bench = Bench(toy_settings)
+
+    def end_of(changelog: str) -> int:
+        return len(toys.read_all(bench.broker, changelog))
+
+    async def trial() -> FaustHost:
+        bench.events(1, range(1, 11))
+        async with bench.worker(toys.specs()[:1]):
+            await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"10")
+        changelog = bench.settings.changelog("tally")
+        last = max(message.offset() for message in toys.read_all(bench.broker, changelog) if message.partition() == 1)
+        take_away(cluster, {(changelog, 1): last + 1})
+        bench.events(1, range(11, 13))
+        async with bench.worker(toys.specs()[:1]) as host:
+            await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"12")
+        return host  # type: ignore[no-any-return]
+
+    host = asyncio.run(trial())
+    assert host.counts()["tally"]["handled"] == 12
+    assert orjson.loads(bench.rows("tally")[table_key(1, "k1")] or b"") == {"n": 12, "count": 12}
+    said = {(body["id"], body["count"]) for body in bench.bodies("tallied")}
+    assert said == {(f"k1-{n}", n) for n in range(1, 13)}
