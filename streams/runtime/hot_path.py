@@ -768,12 +768,13 @@ class HotPath:
                 self._assign()
                 return
             low, _ = bounds
-            lost = max(low - one.next[topic], 0)
-            self.counts["offsets_lost"] += lost
-            log.error(
-                "join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, one.partition, one.next[topic], low
-            )
-            one.next[topic] += lost
+            lost = low - one.next[topic]
+            if lost > 0:  # else a broker has spoken too soon: it is asked again for what it has
+                self.counts["offsets_lost"] += lost
+                log.error(
+                    "join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, one.partition, one.next[topic], low
+                )
+                one.next[topic] = low
             self._assign()
 
     def _note_error(self, message: Message) -> None:

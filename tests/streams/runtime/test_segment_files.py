@@ -1,5 +1,6 @@
 """What a file gives back is what was put there, or nothing."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,25 @@ def test_who_looks_at_a_run_may_go_on_when_it_is_dropped(tmp_path: Path) -> None
     files.drop("7")
     assert not path.exists()
     assert bytes(looked_at[:4]) == b"0123"
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_run_loses_nothing(tmp_path: Path) -> None:
+    files, path = one_run(tmp_path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, hard))  # a write beyond is cut, and the next one refused
+    try:
+        files.put("7", b"another" * 1_000)
+        files.put("8", b"more" * 2_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files.refusing
+    assert bytes(files.open("7")) == b"another" * 1_000
+    assert bytes(files.open("8")) == b"more" * 2_000
+    assert path.read_bytes() == before, "a torn run takes nobody's place"
+    assert files.try_again()
+    files.put("8", b"small")
+    assert bytes(files.open("8")) == b"small"
 
 
 def test_a_disk_that_takes_nothing_loses_nothing(tmp_path: Path) -> None:
