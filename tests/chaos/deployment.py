@@ -13,6 +13,8 @@ from pathlib import Path
 from signal import SIGCONT, Signals
 from typing import Self
 
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
 from config.load import load
 from config.settings import Settings
 from streams.runtime import kafka, topics
@@ -31,6 +33,8 @@ AGAIN_AFTER_S = 1.0
 """How long a worker that ended by itself stays away."""
 TAKE_WAIT_S = 180.0
 STOP_WAIT_S = 90.0
+COMPACTED_AT_ONCE = (("max.compaction.lag.ms", "5000"), ("delete.retention.ms", "2000"))
+"""So that a restart finds state of which the older part is gone, tombstones too."""
 TOOK = re.compile(r'"event":"(?:join|host)\.took"')
 SHOWN_BYTES = 3_000
 
@@ -187,6 +191,14 @@ class Deployment:
         changelogs = table_changelogs(self.settings)
         faults = topics.create(kafka.admin(cluster), cluster, changelogs)
         assert faults == [], "\n".join(map(str, faults))
+        states = [self.prefix + topics.CHANGELOG, self.prefix + topics.INCIDENTS_LATEST, *changelogs]
+        soon = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in COMPACTED_AT_ONCE
+        ]
+        asked = [ConfigResource(ResourceType.TOPIC, name, incremental_configs=soon) for name in states]
+        admin = kafka.admin(cluster)
+        for answer in admin.incremental_alter_configs(asked).values():
+            answer.result(cluster.request_wait_ms / 1000)
         send_all(cluster, [topics.route(one, cluster.output_partitions) for one in baselines()])
 
     # ---- processes

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from msgspec.structs import replace
 
 from config.settings import KafkaSettings
@@ -71,29 +71,25 @@ class Faults:
 
 
 def read_logs(cluster: KafkaSettings) -> Logs:
-    """Read all there is."""
-    group = f"{cluster.topic_prefix}chaos-judge"
-    consumer = kafka.consumer(cluster, "chaos-judge", group, None, **{"isolation.level": "read_uncommitted"})
+    """Read all there is; of compacted topics what is left."""
     prefix = cluster.topic_prefix
-    ends: dict[tuple[str, int], int] = {}
-    for topic in READ:
-        for partition in range(topics.TOPICS[topic].partitions(cluster)):
-            bounds = consumer.get_watermark_offsets(TopicPartition(prefix + topic, partition), timeout=30)
-            assert bounds is not None, topic
-            ends[topic, partition] = bounds[1]
-    logs: dict[tuple[str, int], list[Entry]] = {place: [] for place in ends}
-    left = {place for place, end in ends.items() if end}
-    consumer.assign([TopicPartition(prefix + topic, partition, OFFSET_BEGINNING) for topic, partition in left])
-    until_s = time.monotonic() + READ_WAIT_S
+    further = {"isolation.level": "read_uncommitted", "enable.partition.eof": True}
+    consumer = kafka.consumer(cluster, "chaos-judge", f"{prefix}chaos-judge", None, **further)
+    places = [(topic, at) for topic in READ for at in range(topics.TOPICS[topic].partitions(cluster))]
+    logs: dict[tuple[str, int], list[Entry]] = {place: [] for place in places}
+    consumer.assign([TopicPartition(prefix + topic, partition, OFFSET_BEGINNING) for topic, partition in places])
+    left, until_s = set(places), time.monotonic() + READ_WAIT_S
     while left:
         assert time.monotonic() < until_s, f"{left} were not read to their ends"
         for message in consumer.consume(10_000, 0.2):
-            assert message.error() is None, message.error()
             place = (message.topic() or "").removeprefix(prefix), message.partition() or 0
-            offset = message.offset() or 0
-            headers = headers_of(message.headers())
-            logs[place].append(Entry(offset, message.key(), message.value(), headers, message.timestamp()[1]))
-            if offset >= ends[place] - 1:
+            error = message.error()
+            if error is None:
+                headers = headers_of(message.headers())
+                entry = Entry(message.offset() or 0, message.key(), message.value(), headers, message.timestamp()[1])
+                logs[place].append(entry)
+            else:
+                assert error.code() == KafkaError._PARTITION_EOF, error  # noqa: SLF001 -- so it is named
                 left.discard(place)
     consumer.close()
     return logs
