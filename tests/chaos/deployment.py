@@ -296,6 +296,8 @@ EXPECTED = {
     "UndeliveredError": "writes not acknowledged in time",
 }
 """Why a process may end by itself under faults, as its log says it and in words."""
+BROKEN = "AssertionError"
+LAST_LINES = 8
 NO_BROKER = "no broker at its start"
 
 
@@ -303,5 +305,6 @@ def _why(worker: Worker, status: int) -> str:
     """Say in some words why a process ended that nobody ended; what is not expected in its own words."""
     if status == Exit.BROKER:
         return NO_BROKER
-    said = worker.said().rstrip().rpartition("\n")[2]
-    return next((words for mark, words in EXPECTED.items() if mark in said), f"status {status}: {said[:SHOWN_BYTES]}")
+    said = "\n".join(worker.said().splitlines()[-LAST_LINES:])
+    own = f"status {status}: {said[-SHOWN_BYTES:]}"
+    return own if BROKEN in said else next((words for mark, words in EXPECTED.items() if mark in said), own)

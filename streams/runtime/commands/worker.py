@@ -60,5 +60,5 @@ def run(arguments: argparse.Namespace) -> int:
         status = worker.serve(settings, stages, os.environ)
     except ListenError as error:
         raise CommandError(Exit.SETTINGS, str(error)) from None
-    log.info("worker.ended reason=told status=%d", status)
+    log.info("worker.ended status=%d", status)
     return status
