@@ -1,7 +1,8 @@
 """How does a real Apache Kafka come up on this machine, without Docker, Maven or root?
 
 `fetch` brings the pinned jars into a cache; `start` and `stop` keep a cluster in the background, `run` keeps one
-for as long as its standard input is open. `kill`, `pause`, `resume` and `restart` do to one node what faults do.
+for as long as its standard input is open. `kill`, `pause`, `resume` and `restart` do to one node what faults do. With
+`--certificate` and `--user` each node listens on a second port as production does, by SASL_SSL.
 
 Everything about a cluster lies in its data folder: `cluster.json` (ports and ids, made once), and for each node its
 properties, its log, its records and its pid. Only processes named by such a pid file are ever signalled.
@@ -43,6 +44,7 @@ ASK_TIMEOUT_S = 2.0
 POLL_S = 0.1
 PORTS = range(20_000, 32_000)  # below those that Linux lends to clients, so that a killed node finds its port free
 NOT_FETCHED = 3  # exit status
+SCRAMS = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
 class NotFetchedError(Exception):
@@ -165,6 +167,7 @@ class Node:
     controller_port: int
     directory_id: str
     folder: Path
+    secure_port: int = 0
 
     @property
     def address(self) -> str:
@@ -239,6 +242,56 @@ def birth_of(pid: int) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Security:
+    """A second listener, SASL_SSL, for one user by PLAIN and both SCRAMs.
+
+    Parameters
+    ----------
+    certificate
+        PEM: a private key in PKCS 8, its certificate, and what leads from that to its authority.
+    authority
+        PEM: who vouches for clients, which then have to show a certificate; None where they need not.
+    """
+
+    certificate: Path
+    authority: Path | None
+    user: str
+    password: str
+
+    def settings(self, node: Node) -> list[str]:
+        """Return the properties that stand above those of a plain node."""
+        prefix = "listener.name.sasl_ssl."
+        module = "org.apache.kafka.common.security"
+        plain = f'username="{self.user}" password="{self.password}" user_{self.user}="{self.password}"'
+        client = (
+            [f"{prefix}ssl.client.auth=none"]
+            if self.authority is None
+            else [
+                f"{prefix}ssl.client.auth=required",
+                f"{prefix}ssl.truststore.type=PEM",
+                f"{prefix}ssl.truststore.location={self.authority.resolve()}",
+            ]
+        )
+        own, controller = f"{LOOPBACK}:{node.secure_port}", f"{LOOPBACK}:{node.controller_port}"
+        return [
+            f"listeners=PLAINTEXT://{node.address},SASL_SSL://{own},CONTROLLER://{controller}",
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+            f"{prefix}ssl.keystore.type=PEM",
+            f"{prefix}ssl.keystore.location={self.certificate.resolve()}",
+            f"{prefix}sasl.enabled.mechanisms={','.join(['PLAIN', *SCRAMS])}",
+            f"{prefix}plain.sasl.jaas.config={module}.plain.PlainLoginModule required {plain};",
+            *(f"{prefix}{one.lower()}.sasl.jaas.config={module}.scram.ScramLoginModule required;" for one in SCRAMS),
+            *client,
+        ]
+
+    def scram(self) -> list[str]:
+        """Return what makes `format` know the user."""
+        return [
+            word for one in SCRAMS for word in ("--add-scram", f"{one}=[name={self.user},password={self.password}]")
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """One or three nodes that live in one data folder."""
 
@@ -257,10 +310,19 @@ class Cluster:
         return cls(id=saved["id"], nodes=tuple(nodes), heap_mb=saved["heap_mb"])
 
     @classmethod
-    def create(cls, data: Path, *, count: int, port: int | None, heap_mb: int, settings: Sequence[str]) -> Self:
+    def create(
+        cls,
+        data: Path,
+        *,
+        count: int,
+        port: int | None,
+        heap_mb: int,
+        security: "Security | None",
+        settings: Sequence[str],
+    ) -> Self:
         """Choose ports and ids, write the settings and format the folders of records."""
         java_command(heap_mb)  # before anything is written: is Kafka here at all?
-        ports = free_ports(2 * count)
+        ports = free_ports(3 * count)
         if port is not None:
             ports[0] = port
         nodes = tuple(
@@ -268,6 +330,7 @@ class Cluster:
                 id=number,
                 port=ports[number - 1],
                 controller_port=ports[count + number - 1],
+                secure_port=0 if security is None else ports[2 * count + number - 1],
                 directory_id=random_id(),
                 folder=data / f"node-{number}",
             )
@@ -278,9 +341,12 @@ class Cluster:
             if node.folder.exists():
                 raise ClusterError(f"{node.folder} was left by a cluster that never came up: remove it")
             node.folder.mkdir(parents=True)
-            node.properties.write_text("\n".join([*cluster.settings(node), *settings, ""]))
+            node.properties.touch(mode=0o600)  # a password may stand in it
+            secure = [] if security is None else security.settings(node)
+            node.properties.write_text("\n".join([*cluster.settings(node), *secure, *settings, ""]))
+        scram = [] if security is None else security.scram()
         with ThreadPoolExecutor(count) as pool:
-            list(pool.map(cluster.format, nodes))
+            list(pool.map(lambda node: cluster.format(node, scram), nodes))
         saved = asdict(cluster)
         for node in saved["nodes"]:
             del node["folder"]  # it follows from where the file lies
@@ -320,13 +386,13 @@ class Cluster:
             "log.cleaner.dedupe.buffer.size=33554432",  # 128 MiB by default: too much of a small heap
         ]
 
-    def format(self, node: Node) -> None:
+    def format(self, node: Node, further: Sequence[str]) -> None:
         """Prepare a node's folder of records."""
         voters = ",".join(f"{each.id}@{LOOPBACK}:{each.controller_port}:{each.directory_id}" for each in self.nodes)
         command = [*java_command(self.heap_mb), "kafka.tools.StorageTool", "format"]
         options = ["--cluster-id", self.id, "--config", str(node.properties), "--initial-controllers", voters]
         with node.log.open("ab") as log:
-            status = subprocess.run([*command, *options], stdout=log, stderr=log, check=False).returncode
+            status = subprocess.run([*command, *options, *further], stdout=log, stderr=log, check=False).returncode
         if status != 0:
             raise ClusterError(f"node {node.id} could not be formatted: {last_line(node.log)} (see {node.log})")
 
@@ -334,6 +400,11 @@ class Cluster:
     def address(self) -> str:
         """What clients take for `bootstrap.servers`."""
         return ",".join(node.address for node in self.nodes)
+
+    @property
+    def secure_address(self) -> str:
+        """The same for clients that prove themselves; empty where there is no such listener."""
+        return ",".join(f"{LOOPBACK}:{node.secure_port}" for node in self.nodes if node.secure_port)
 
     def start(self, nodes: Sequence[Node]) -> None:
         """Start those of the nodes that do not run, and wait until each of them serves."""
@@ -397,7 +468,17 @@ def announce(cluster: Cluster, address_file: Path | None) -> None:
         draft = address_file.with_name(f"{address_file.name}.draft")
         draft.write_text(cluster.address)
         draft.replace(address_file)
-    print(cluster.address, flush=True)
+    print(cluster.address, *filter(None, [cluster.secure_address]), sep="\n", flush=True)
+
+
+def security(options: argparse.Namespace) -> Security | None:
+    """Read what a second listener needs; None where none is wanted."""
+    if options.certificate is None:
+        return None
+    user, colon, password = (options.user or "").partition(":")
+    if not (user and colon and password):
+        raise ClusterError("--certificate needs --user NAME:PASSWORD")
+    return Security(certificate=options.certificate, authority=options.authority, user=user, password=password)
 
 
 def start(options: argparse.Namespace) -> None:
@@ -410,7 +491,12 @@ def start(options: argparse.Namespace) -> None:
             raise ClusterError(f"{data} holds {len(cluster.nodes)} node(s) at {cluster.address}: take another folder")
     else:
         cluster = Cluster.create(
-            data, count=options.nodes, port=options.port, heap_mb=heap_mb, settings=options.settings
+            data,
+            count=options.nodes,
+            port=options.port,
+            heap_mb=heap_mb,
+            security=security(options),
+            settings=options.settings,
         )
     cluster.start(cluster.nodes)
     announce(cluster, options.address_file)
@@ -464,6 +550,11 @@ def arguments() -> argparse.ArgumentParser:
         starting.add_argument("--port", type=int, help="of the first node; a free one by default")
         starting.add_argument("--heap-mb", type=int, help="of each node; 1024 for one, 512 for three")
         starting.add_argument("--set", dest="settings", action="append", default=[], metavar="PROPERTY=VALUE")
+        starting.add_argument(
+            "--certificate", type=Path, metavar="PEM", help="key and certificate of a SASL_SSL listener"
+        )
+        starting.add_argument("--authority", type=Path, metavar="PEM", help="its clients show certificates of this one")
+        starting.add_argument("--user", metavar="NAME:PASSWORD", help="who may come in there")
         starting.add_argument("--address-file", type=Path, help="write the bootstrap address there, too")
     for act, text in (
         ("stop", "end the cluster"),

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from config.settings import KafkaSettings
@@ -110,3 +110,40 @@ def group_member(
 def admin(settings: KafkaSettings, name: str = "admin") -> AdminClient:
     """Return a client that asks about and makes topics."""
     return AdminClient(_common(settings, name, None))
+
+
+class _Heard(logging.Handler):
+    """Keeps what clients say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line without the name of the client's thread."""
+        self.said.append(record.getMessage().rpartition("]: ")[2])
+
+
+UNREACHED = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001 - so they are named
+"""What says no more than that no answer came."""
+TELLING = ("authenticat", "certificate", "handshake", "security.protocol", "refused")
+"""Of many complaints, those with such a word say what to mend."""
+
+
+def refusal(client: AdminClient | Consumer | Producer, error: Exception) -> str:
+    """Say why brokers did not answer, or refused: in the words of the client, where it has some, else in the error's.
+
+    A request fails with `Broker transport failure` whatever lies behind it: a wrong password, an authority that nobody
+    trusts, a broker that is not there. The client says which when it is polled.
+    """
+    said = str(error.args[0].str()) if isinstance(error, KafkaException) else "no answer in time"
+    if isinstance(error, KafkaException) and error.args[0].code() not in UNREACHED:
+        return said
+    heard = _Heard()
+    log.addHandler(heard)
+    try:
+        client.poll(0)
+    finally:
+        log.removeHandler(heard)
+    telling = [text for text in heard.said if any(word in text for word in TELLING)]
+    return telling[-1] if telling else said

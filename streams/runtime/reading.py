@@ -163,7 +163,7 @@ class Reader:
     def _silent(self, error: KafkaException) -> CommandError:
         return CommandError(
             Exit.BROKER,
-            f"no answer from {self._settings.broker} in {self._wait_s:g} s ({error.args[0].str()}): "
+            f"no answer from {self._settings.broker} in {self._wait_s:g} s ({kafka.refusal(self._consumer, error)}): "
             "is the address right, and may we connect (--broker, --security-protocol)?",
         )
 

@@ -70,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             faults = topics.create(client, settings.kafka, changelogs)
             made = [name for name in missing if name not in {fault.topic for fault in faults}]
     except (KafkaException, TimeoutError) as error:
-        why = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
-        message = f"{settings.kafka.broker}: {why}; is the address right, and may we ask about topics?"
+        message = f"{settings.kafka.broker}: {kafka.refusal(client, error)}; is the address right, and may we ask about topics?"
         raise CommandError(Exit.BROKER, message) from None
     for name in made:
         if arguments.json:

@@ -41,13 +41,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Check the topics, then run."""
     settings = settings_of(arguments, opens_channels=True)
     stages = STAGES if "all" in arguments.stages else tuple(dict.fromkeys(arguments.stages))
+    admin = kafka.admin(settings.kafka)
     try:
-        faults = topics.check(kafka.admin(settings.kafka), settings.kafka, table_changelogs(settings))
+        faults = topics.check(admin, settings.kafka, table_changelogs(settings))
     except (KafkaException, TimeoutError) as error:
-        why = error.args[0].str() if isinstance(error, KafkaException) else "it does not say how its topics are set"
         raise CommandError(
             Exit.BROKER,
-            f"no answer from {settings.kafka.broker} ({why}): is the address right, and may we connect "
+            f"no answer from {settings.kafka.broker} ({kafka.refusal(admin, error)}): is the address right, and may we connect "
             "(--broker, --security-protocol)?",
         ) from None
     if faults:
