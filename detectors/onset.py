@@ -57,6 +57,20 @@ def push(rings: Cells, tick: int, cell: Floats | Cells) -> None:
         rings[level, (block - 1) % DEPTH] = rings[level - 1, finer].sum(axis=0)
 
 
+def cells_between(before: int, after: int) -> set[tuple[int, int]]:
+    """Name the cells, (level, place), that the ticks `[before, after)` were written into.
+
+    >>> sorted(cells_between(5, 9))
+    [(0, 5), (0, 6), (0, 7), (0, 8), (1, 0)]
+    """
+    cells = set()
+    for level in range(LEVELS):
+        last = after // WIDTH**level
+        blocks = range(max(before // WIDTH**level, last - DEPTH), last)
+        cells |= {(level, block % DEPTH) for block in blocks}
+    return cells
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
     """Cells of some lanes from old to new: `float64[cells, lanes, 6]`, each from tick `starts` up to before `ends`."""

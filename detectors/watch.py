@@ -305,15 +305,16 @@ def _alarms(
     return alarms, midpoint
 
 
-def carried(state: WatchState, was: tuple[str, ...], fresh: WatchState, now: tuple[str, ...]) -> WatchState:
-    """Carry what lanes remember over to a new baseline, by name; the rest begins anew.
+def carried(state: WatchState, was: tuple[str, ...], one: Watch) -> WatchState:
+    """Carry what lanes remember over to a new baseline, by name; the rest, and what is not watched, begins anew.
 
     The mass goes on where the alternatives are as many: each factor is fair given the past, whichever baseline it came
     from. An open lane stays open.
     """
     index = {name: lane for lane, name in enumerate(was)}
-    pairs = np.array([(index[name], lane) for lane, name in enumerate(now) if name in index], np.int64).reshape(-1, 2)
-    old, new = pairs[:, 0], pairs[:, 1]
+    pairs = [(index[name], lane) for lane, name in enumerate(one.lanes) if name in index and one.fitted.watched[lane]]
+    old, new = np.array(pairs, np.int64).reshape(-1, 2).T
+    fresh = begin(one)
 
     def moved(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         if before.shape[1:] != after.shape[1:]:
@@ -332,7 +333,7 @@ def carried(state: WatchState, was: tuple[str, ...], fresh: WatchState, now: tup
         recovery_mass=moved(state.recovery_mass, fresh.recovery_mass),
         open=moved(state.open, fresh.open),
         heard=moved(state.heard, fresh.heard),
-        since=moved(state.since, np.full(len(now), state.ticks)),
+        since=moved(state.since, np.full(len(one.lanes), state.ticks)),
         leading=moved(state.leading, fresh.leading) if same else fresh.leading,
         midpoint=moved(state.midpoint, fresh.midpoint),
         shadow_alarms=moved(state.shadow_alarms, fresh.shadow_alarms),

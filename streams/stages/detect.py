@@ -10,6 +10,7 @@ in between, a restart reads on from the last one (`streams.stages.state_rows` ha
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Literal
 
 import msgspec
@@ -33,7 +34,8 @@ from schemas.ledger_entry import LedgerEntry
 from schemas.model import Model
 from schemas.through import Through
 from schemas.window_stats import WindowStats
-from streams.stages.state_rows import StateRows
+from streams.stages.state_rows import StateRows, quoted
+from streams.stages.watch_rows import is_laid_out_alike, states_of, values_of
 
 In = WindowStats | Closed | Baseline | Deployment
 Out = Finding | LedgerEntry | Through
@@ -93,6 +95,8 @@ class ModelState:
         How many wait to be paid for in the next tick.
     reserve_week, reserve_spent
         Week of event time, and what lumps took from its reserve.
+    in_rows
+        By detector, up to which of its ticks its rings are in rows.
     """
 
     baseline: Baseline | None = None
@@ -105,6 +109,7 @@ class ModelState:
     reserve_week: int = -1
     reserve_spent: float = 0.0
     accounts: dict[tuple[str, Reason], Account] = field(default_factory=dict)
+    in_rows: dict[str, int] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
@@ -140,23 +145,9 @@ class Counts:
     spent: dict[str, float] = field(default_factory=lambda: {"page": 0.0, "ticket": 0.0})
 
 
-class _Array(msgspec.Struct, array_like=True):
-    dtype: str
-    shape: list[int]
-    data: bytes
-
-    @classmethod
-    def of(cls, array: np.ndarray) -> "_Array":
-        return cls(array.dtype.str, list(array.shape), array.tobytes())
-
-    def array(self) -> np.ndarray:
-        return np.frombuffer(bytearray(self.data), self.dtype).reshape(self.shape)
-
-
 class _ModelRow(msgspec.Struct, array_like=True):
     version: int
     ticks: dict[str, int]
-    arrays: dict[str, dict[str, _Array]]
     open_findings: list[tuple[str, str, Finding]]
     disturbed: bool
     deployments: int
@@ -177,7 +168,8 @@ class _State(msgspec.Struct, array_like=True):
     given_up: list[tuple[str, int]]
 
 
-_ARRAYS = ("mass", "owed", "recovery_mass", "open", "heard", "since", "leading", "midpoint", "shadow_alarms", "rings")
+STATE, WATCHES, BASELINES = "state", "watches", "baselines"
+"""What the values in rows are called: all but the following two; the lanes of each model; parts of baselines."""
 
 
 class Detect:
@@ -230,6 +222,7 @@ class Detect:
         self._gaps: dict[tuple[str, str], Finding] = {}
         self._given_up: dict[tuple[str, int], None] = {}
 
+        self._strangers: list[str] = []
         self._settled = True
         self._ticks_since = 0
         self._now_ms: int | None = None
@@ -417,9 +410,10 @@ class Detect:
             answers.append(self._cleared(gap, end_ms, gap.effect, 0, "the model is configured now"))
         wanted = self._version_for(model, stats, start_ms)
         if wanted > state.version:
-            answers += self._adopt(model, wanted, end_ms)
+            self._adopt(model, wanted)
         if state.baseline is None:
             return answers
+        answers += self._left(state, end_ms)
         if not stats and not any(one.heard.any() for one in state.states.values()):
             return answers  # its life begins with its first rows: how long before that the log began says nothing
         blind = any(one.baseline_version != state.version or not self._fits(one, state.baseline) for one in stats)
@@ -456,8 +450,8 @@ class Detect:
         )
         return max(valid, default=0)
 
-    def _adopt(self, model: str, version: int, end_ms: int) -> list[Out]:
-        """Take a baseline into use: what lanes remember goes on by name; a lane that is gone is cleared."""
+    def _adopt(self, model: str, version: int) -> None:
+        """Take a baseline into use: what lanes remember goes on by name."""
         state = self._models[model]
         whole = Baseline.joined(list(self._parts[model][version].values()))
         assert whole is not None
@@ -466,14 +460,20 @@ class Detect:
         self._watch_under(state, model, whole)
         for name, one in state.watches.items():
             if name in before:
-                state.states[name] = carried(remembered[name], was, state.states[name], whole.lanes)
-            assert len(one.lanes) == len(state.states[name].open)
+                state.states[name] = carried(remembered[name], was, one)
         self._parts[model] = {at: parts for at, parts in self._parts[model].items() if at >= version}
         for key in [key for key in self._given_up if key[0] == model and key[1] <= version]:
             del self._given_up[key]
-        gone = [key for key in state.open_findings if key[0] not in state.watches or key[1] not in state.index]
+
+    def _left(self, state: ModelState, end_ms: int) -> list[Out]:
+        """Clear what fires in lanes that are not watched any more: a newer baseline, or Tocsin, does without them."""
+        gone = [
+            (name, lane)
+            for name, lane in state.open_findings
+            if name not in state.states or lane not in state.index or not state.states[name].open[state.index[lane]]
+        ]
         return [
-            self._cleared(finding, end_ms, finding.effect, 0, f"not watched any more under baseline {version}")
+            self._cleared(finding, end_ms, finding.effect, 0, f"not watched any more under baseline {state.version}")
             for finding in (state.open_findings.pop(key) for key in gone)
         ]
 
@@ -487,7 +487,7 @@ class Detect:
         )
         state.baseline = whole
         state.index = {name: lane for lane, name in enumerate(whole.lanes)}
-        state.watches, state.states = {}, {}
+        state.watches, state.states, state.in_rows = {}, {}, {}
         for name, detector in DETECTORS.items():
             fitted = detector.fit(reference, whole.tolerance.get(name, 0.0))
             if fitted is not None:
@@ -513,7 +513,7 @@ class Detect:
         self, whole: Baseline, index: Mapping[str, int], stats: Sequence[WindowStats]
     ) -> tuple[Ints, dict[str, Ints]]:
         """Add up integers on those lanes of the baseline that have any; lanes that it does not list are not watched."""
-        places = [np.fromiter((index.get(name, -1) for name in one.lanes), np.int64) for one in stats]
+        places = [np.fromiter(map(index.get, one.lanes, repeat(-1)), np.int64, len(one.lanes)) for one in stats]
         lanes = np.unique(np.concatenate([np.zeros(0, np.int64), *places]))
         lanes = lanes[lanes >= 0]
         arrays = {one.name: np.zeros((len(lanes), *one.shape(whole.binning)), np.int64) for one in self._statistics}
@@ -788,21 +788,45 @@ class Detect:
             gaps=[(model, what, finding) for (model, what), finding in self._gaps.items()],
             given_up=list(self._given_up),
         )
-        fixed = {
-            f"{model}/{version}/{number}": part.encode
-            for model, versions in self._parts.items()
-            for version, parts in versions.items()
-            for number, part in parts.items()
-        }
-        self._rows.write(msgspec.msgpack.encode(state), fixed)
+        for name in self._strangers:
+            self._rows.drop(name)
+        self._strangers = []
+        self._rows.put(STATE, msgspec.msgpack.encode(state))
+        for model, one in self._models.items():
+            self._put_watches(model, one)
+            self._put_baselines(model)
+        self._rows.seal()
         self._settled, self._ticks_since = True, 0
         self.counts.snapshots += 1
 
+    def _put_watches(self, model: str, state: ModelState) -> None:
+        where = f"{WATCHES}/{quoted(model)}"
+        if not state.in_rows:
+            self._rows.drop(where)
+        for name, value in values_of(state.watches, state.states, state.in_rows):
+            self._rows.put(f"{where}/{name}", value)
+        state.in_rows = {name: one.ticks for name, one in state.states.items()}
+
+    def _put_baselines(self, model: str) -> None:
+        """Write the parts that are new, once, and delete those that are not used any more."""
+        where = f"{BASELINES}/{quoted(model)}"
+        parts = {
+            f"{where}/{version}/{number}": part
+            for version, parts in self._parts[model].items()
+            for number, part in parts.items()
+        }
+        for name in self._rows.names(where):
+            if name not in parts:
+                self._rows.drop(name)
+        for name, part in parts.items():
+            if name not in self._rows:
+                self._rows.put(name, part.encode())
+
     def _load(self) -> None:
-        held = self._rows.read()
-        if held is None:
+        values = self._rows.read()
+        if not values:
             return
-        state = msgspec.msgpack.decode(held[0], type=_State)
+        state = msgspec.msgpack.decode(values.pop(STATE), type=_State)
         self._next_ms, self._sources = state.next_ms, state.sources
         self._first, self._through = state.first, state.through
         self._seen_deployments = dict.fromkeys(state.seen_deployments)
@@ -811,25 +835,30 @@ class Detect:
         for stats in map(WindowStats.decode, state.pending):
             place = (stats.source_partition, stats.part)
             self._pending.setdefault(stats.tick_start_ms, {}).setdefault(stats.model, {})[place] = stats
-        for part in map(Baseline.decode, held[1].values()):
-            if part.model in self._parts:
-                self._parts[part.model].setdefault(part.version, {})[part.part] = part
-        for name, row in state.models.items():
-            if name in self._models:
-                self._restore(name, row)
+        by_model: dict[tuple[str, str], dict[str, bytes]] = {}
+        for name, value in values.items():
+            kind, model, rest = name.split("/", 2)
+            by_model.setdefault((kind, model), {})[rest] = value
+        for name in self._models:
+            for value in by_model.pop((BASELINES, quoted(name)), {}).values():
+                part = Baseline.decode(value)
+                self._parts[name].setdefault(part.version, {})[part.part] = part
+            watches = by_model.pop((WATCHES, quoted(name)), {})
+            if name in state.models:
+                self._restore(name, state.models[name], watches)
+        self._strangers = [f"{kind}/{model}" for kind, model in by_model]
 
-    def _restore(self, name: str, row: _ModelRow) -> None:
+    def _restore(self, name: str, row: _ModelRow, values: Mapping[str, bytes]) -> None:
         state = self._models[name]
         if row.version:
             whole = Baseline.joined(list(self._parts[name][row.version].values()))
             assert whole is not None
             self._watch_under(state, name, whole)
-            for detector, arrays in row.arrays.items():
-                if detector in state.states:
-                    held = {part: packed.array() for part, packed in arrays.items()}
-                    before = WatchState(ticks=row.ticks[detector], **held)
-                    # carried, since a newer Tocsin may bet on other alternatives than the one that wrote the rows
-                    state.states[detector] = carried(before, whole.lanes, state.states[detector], whole.lanes)
+            for detector, before in states_of(values, row.ticks, state.states).items():
+                # carried, since a newer Tocsin may bet on other alternatives than the one that wrote the rows
+                state.states[detector] = carried(before, whole.lanes, state.watches[detector])
+            if is_laid_out_alike(values, state.watches):
+                state.in_rows = dict(row.ticks)
         state.open_findings = {(detector, lane): finding for detector, lane, finding in row.open_findings}
         state.disturbed, state.deployments = row.disturbed, row.deployments
         state.reserve_week, state.reserve_spent = row.reserve_week, row.reserve_spent
@@ -843,7 +872,6 @@ def _row_of(state: ModelState) -> _ModelRow:
     return _ModelRow(
         version=state.version,
         ticks={name: one.ticks for name, one in state.states.items()},
-        arrays={name: {part: _Array.of(getattr(one, part)) for part in _ARRAYS} for name, one in state.states.items()},
         open_findings=[(detector, lane, finding) for (detector, lane), finding in state.open_findings.items()],
         disturbed=state.disturbed,
         deployments=state.deployments,

@@ -1,112 +1,114 @@
-"""How does a large state lie in small rows, so that a stop at any moment leaves a whole one?
+"""How does a large state lie in small rows, of which only those are written that changed?
 
-Blocks under keys with the generation modulo 2, and last the row `snapshot` that names them by their hashes: as long as
-it is not written, the generation before it is untouched.
+Named values, cut into blocks, and last the row `snapshot`: how many blocks there are, and their hashes, added up. What is
+assigned between two snapshots becomes durable as one, as the host of a stage promises; so a row may be written over. The
+sum tells of a hand that did not keep to it.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Iterable, MutableMapping
 
 import msgspec
 
 BLOCK_BYTES = 512_000
 SNAPSHOT = "snapshot"
+HASH_BYTES = 16
 
 
 class TornStateError(AssertionError):
-    """Rows are not what their snapshot names: something else wrote them, or lost some.
+    """Rows are not what their snapshot says: something else wrote them, or lost some.
 
     What to do: drop the rows of this partition; the stage reads its inputs again.
     """
 
 
-class Fixed(msgspec.Struct, array_like=True):
-    """A value that is written once and never changed: its name, and the hashes of its blocks."""
-
-    name: str
-    hashes: list[str]
+class _Snapshot(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    blocks: int
+    hashes: bytes
 
 
-class _Snapshot(msgspec.Struct, array_like=True):
-    generation: int
-    hashes: list[str]
-    fixed: list[Fixed]
+def quoted(name: str) -> str:
+    """Make any text a part of the name of a value, in which `/` separates.
 
-
-def _cut(value: bytes) -> list[bytes]:
-    return [value[at : at + BLOCK_BYTES] for at in range(0, len(value), BLOCK_BYTES)] or [b""]
-
-
-def _hash(block: bytes) -> str:
-    return hashlib.sha256(block).hexdigest()
+    >>> quoted("a/b")
+    'a%2Fb'
+    """
+    return name.replace("%", "%25").replace("/", "%2F")
 
 
 class StateRows:
-    """A state of two kinds in rows: one value that changes with each generation, and named ones that do not.
+    """A state of named values, none of them empty, in rows.
 
     >>> rows: dict[str, bytes] = {}
     >>> state = StateRows(rows)
-    >>> state.write(b"first", {"baseline/1": lambda: b"healthy"})
-    >>> state.write(b"second", {"baseline/1": lambda: b"healthy"})
+    >>> state.put("baseline/1", b"healthy"); state.put("lanes", b"first"); state.seal()
     >>> sorted(rows)
-    ['fixed/baseline/1/0', 'snapshot', 'state/0/0', 'state/1/0']
+    ['baseline/1/0', 'lanes/0', 'snapshot']
+    >>> state.drop("baseline"); state.put("lanes", b"second"); state.seal()
     >>> StateRows(rows).read()
-    (b'second', {'baseline/1': b'healthy'})
+    {'lanes': b'second'}
     """
 
     def __init__(self, rows: MutableMapping[str, bytes]) -> None:
         self._rows = rows
-        self._generation = 0
-        self._blocks = [0, 0]
-        self._fixed: dict[str, list[str]] = {}
+        self._hashes: dict[str, list[int]] = {}
 
-    def read(self) -> tuple[bytes, dict[str, bytes]] | None:
-        """Return the last whole generation, None where there was never one."""
+    def __contains__(self, name: str) -> bool:
+        return name in self._hashes
+
+    def names(self, part: str) -> list[str]:
+        """Names of the values of this name, and of all whose names begin with it and a `/`."""
+        return [name for name in self._hashes if name == part or name.startswith(f"{part}/")]
+
+    def read(self) -> dict[str, bytes]:
+        """Return the values of the last snapshot; none where there was never one."""
         row = self._rows.get(SNAPSHOT)
         if row is None:
-            return None
-        snapshot = msgspec.msgpack.decode(row, type=_Snapshot)
-        self._generation = snapshot.generation
-        parity = self._generation % 2
-        self._blocks = [0, 0]
-        self._blocks[parity] = len(snapshot.hashes)
-        self._fixed = {one.name: one.hashes for one in snapshot.fixed}
-        value = self._read(f"state/{parity}", snapshot.hashes)
-        return value, {name: self._read(f"fixed/{name}", hashes) for name, hashes in self._fixed.items()}
+            return {}
+        blocks: dict[str, dict[int, bytes]] = {}
+        for key, block in self._rows.items():
+            if key != SNAPSHOT:
+                name, _, number = key.rpartition("/")
+                blocks.setdefault(name, {})[int(number)] = block
+        whole = {name: [by_number[at] for at in sorted(by_number)] for name, by_number in blocks.items()}
+        self._hashes = {name: _hashed(name, some) for name, some in whole.items()}
+        if row != self._summary():
+            raise TornStateError(f"{SNAPSHOT}: expected the sum of the {len(self._rows) - 1} other rows, got another")
+        return {name: b"".join(some) for name, some in whole.items()}
 
-    def write(self, value: bytes, fixed: Mapping[str, Callable[[], bytes]]) -> None:
-        """Write the next generation; `snapshot` is the last row but for what it makes superfluous.
-
-        A fixed value is asked for when its name is new.
-        """
-        for name, whole in fixed.items():
-            if name not in self._fixed:
-                blocks = _cut(whole())
-                for number, block in enumerate(blocks):
-                    self._rows[f"fixed/{name}/{number}"] = block
-                self._fixed[name] = [_hash(block) for block in blocks]
-        self._generation += 1
-        parity = self._generation % 2
-        blocks = _cut(value)
+    def put(self, name: str, value: bytes) -> None:
+        """Write the blocks of a value that are not there already."""
+        assert value, f"{name}: an empty value"
+        blocks = [value[at : at + BLOCK_BYTES] for at in range(0, len(value), BLOCK_BYTES)]
+        was, now = self._hashes.get(name, []), _hashed(name, blocks)
         for number, block in enumerate(blocks):
-            self._rows[f"state/{parity}/{number}"] = block
-        gone = [name for name in self._fixed if name not in fixed]
-        superfluous = [f"state/{parity}/{number}" for number in range(len(blocks), self._blocks[parity])]
-        superfluous += [f"fixed/{name}/{number}" for name in gone for number in range(len(self._fixed[name]))]
-        for name in gone:
-            del self._fixed[name]
-        self._blocks[parity] = len(blocks)
-        kept = [Fixed(name, hashes) for name, hashes in sorted(self._fixed.items())]
-        row = _Snapshot(self._generation, [_hash(block) for block in blocks], kept)
-        self._rows[SNAPSHOT] = msgspec.msgpack.encode(row)
-        for key in superfluous:
-            self._rows.pop(key, None)
+            if was[number : number + 1] != [now[number]]:
+                self._rows[f"{name}/{number}"] = block
+        for number in range(len(now), len(was)):
+            del self._rows[f"{name}/{number}"]
+        self._hashes[name] = now
 
-    def _read(self, key: str, hashes: list[str]) -> bytes:
-        blocks = []
-        for number, expected in enumerate(hashes):
-            block = self._rows.get(f"{key}/{number}")
-            if block is None or _hash(block) != expected:
-                raise TornStateError(f"{key}/{number}: expected the block of its snapshot, got another or none")
-            blocks.append(block)
-        return b"".join(blocks)
+    def drop(self, part: str) -> None:
+        """Delete what `names` names."""
+        for name in self.names(part):
+            for number in range(len(self._hashes.pop(name))):
+                del self._rows[f"{name}/{number}"]
+
+    def seal(self) -> None:
+        """Write the snapshot."""
+        self._rows[SNAPSHOT] = self._summary()
+
+    def _summary(self) -> bytes:
+        total = sum(map(sum, self._hashes.values())) % 256**HASH_BYTES
+        blocks = sum(map(len, self._hashes.values()))
+        return msgspec.msgpack.encode(_Snapshot(blocks, total.to_bytes(HASH_BYTES)))
+
+
+def _hashed(name: str, blocks: Iterable[bytes]) -> list[int]:
+    """Hash blocks with their places, so that two that changed places are others."""
+    hashes = []
+    for number, block in enumerate(blocks):
+        one = hashlib.blake2b(f"{name}/{number}\0".encode(), digest_size=HASH_BYTES)
+        one.update(block)
+        hashes.append(int.from_bytes(one.digest()))
+    return hashes

@@ -137,7 +137,7 @@ def test_a_lump_is_divided_over_the_armed_and_said() -> None:
 def test_a_new_baseline_carries_what_lanes_remember_by_name() -> None:
     one = watching()
     state, _ = run(one, told(0, 0, 0), told(9, 3, 1))
-    after = carried(state, LANES, begin(one), ("segment:a=2", "new", "*"))
+    after = carried(state, LANES, replace(one, lanes=("segment:a=2", "new", "*")))
     assert after.mass[:, 0] == pytest.approx([state.mass[2, 0], 0, 0])
     assert after.open.tolist() == [False, False, True]
     assert after.since.tolist() == [0, 2, 0]

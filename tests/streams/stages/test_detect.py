@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -264,8 +265,8 @@ def test_batches_of_any_size_give_the_same() -> None:
     assert tuple(answers) == straight()
 
 
-def crashing(records: Sequence[In], stops: set[int], kept: float) -> tuple[list[Out], Rows]:
-    """Feed as a host does: rows and cursor only when settled; at a stop, only a share of the last rows was written."""
+def crashing(records: Sequence[In], stops: dict[int, bool]) -> tuple[list[Out], Rows]:
+    """Feed as a host does: all rows with the cursor, when settled; at a stop they were made durable or not."""
     rows: Rows = {}
     overlay = Overlay(rows)
     detect = stage(overlay)
@@ -274,17 +275,12 @@ def crashing(records: Sequence[In], stops: set[int], kept: float) -> tuple[list[
     while at < len(records):
         answers += detect.receive([records[at]])
         at += 1
-        changes = list(overlay.changes().items())
-        crash = at in stops
-        if detect.settled or crash:
-            written = changes if not crash else changes[: int(len(changes) * kept)] if detect.settled else []
-            for key, row in written:
+        if detect.settled and stops.get(at, True):
+            for key, row in overlay.changes().items():
                 rows.pop(key, None) if row is None else rows.update({key: row})
-            if not crash:
-                overlay.settle()
-                cursor = at
-        if crash:
-            stops.discard(at)
+            overlay.settle()
+            cursor = at
+        if stops.pop(at, None) is not None:
             overlay = Overlay(rows)
             detect, at = stage(overlay), cursor
     return answers, rows
@@ -292,51 +288,93 @@ def crashing(records: Sequence[In], stops: set[int], kept: float) -> tuple[list[
 
 def test_a_restart_goes_on_where_it_stopped() -> None:
     records = [*baseline().split(), *in_turn(harmed())]
-    answers, _ = crashing(records, {401, 1111}, 0.5)
+    answers, _ = crashing(records, {401: False, 1111: True})
     assert {one.encode() for one in answers} == {one.encode() for one in straight()}
 
 
 @pytest.mark.slow
 @settings(max_examples=12)
-@given(stops=st.sets(st.integers(1, 1400), max_size=5), kept=st.floats(0, 0.99))
-def test_a_restart_goes_on_bit_for_bit(stops: set[int], kept: float) -> None:
+@given(stops=st.dictionaries(st.integers(1, 1400), st.booleans(), max_size=5))
+def test_a_restart_goes_on_bit_for_bit(stops: dict[int, bool]) -> None:
     records = [*baseline().split(), *in_turn(harmed())]
-    answers, rows = crashing(records, set(stops), kept)
-    unique = {one.encode() for one in answers}
-    assert unique == {one.encode() for one in straight()}
-    assert rows["snapshot"]
-    undisturbed = crashing(records, set(), 0)[1]
-    assert {key: rows[key] for key in undisturbed if key.startswith("fixed")} == {
-        key: row for key, row in undisturbed.items() if key.startswith("fixed")
-    }
+    answers, rows = crashing(records, dict(stops))
+    assert {one.encode() for one in answers} == {one.encode() for one in straight()}
+    assert rows == crashing(records, {})[1]
 
 
-def test_a_stop_between_any_two_rows_leaves_a_whole_state() -> None:
+def snapshots() -> Iterator[tuple[Rows, dict[str, bytes | None]]]:
+    """Give the rows as they were before each snapshot, and what it writes."""
     rows: Rows = {}
     overlay = Overlay(rows)
     detect = stage(overlay)
-    fed(detect, [*baseline().split()])
-    rows.update({key: row for key, row in overlay.changes().items() if row is not None})
-    overlay.settle()
-    for record in in_turn(harmed()):
+    for record in [*baseline().split(), *in_turn(harmed())]:
         detect.receive([record])
         if detect.settled:
-            break
-    changes = list(overlay.changes().items())
-    assert changes[-1][0] == "snapshot"
-    for written in range(len(changes)):
-        partial = {**rows, **{key: row for key, row in changes[:written] if row is not None}}
-        assert stage(partial).through_ms is None
-    assert stage({**rows, **{key: row for key, row in changes if row is not None}}).through_ms == detect.through_ms
+            yield dict(rows), overlay.changes()
+            rows.update({key: row for key, row in overlay.changes().items() if row is not None})
+            overlay.settle()
 
 
-def test_rows_are_small_and_a_foreign_hand_is_noticed() -> None:
+def test_rows_that_were_not_all_written_are_noticed() -> None:
+    before, changes = next(islice(snapshots(), 3, None))
+    written = list(changes.items())
+    assert stage(before).through_ms == 20 * TICK_MS
+    assert stage({**before, **{key: row for key, row in written if row}}).through_ms == 30 * TICK_MS
+    for some in (written[:1], written[:-1], written[1:]):
+        with pytest.raises(TornStateError):
+            stage({**before, **{key: row for key, row in some if row}})
+
+
+def test_rows_are_small_and_of_many_few_are_written() -> None:
+    sizes = []
+    for before, changes in snapshots():
+        rows = {**before, **{key: row for key, row in changes.items() if row is not None}}
+        assert max(len(row) for row in rows.values()) <= BLOCK_BYTES
+        sizes.append((sum(len(row or b"") for row in changes.values()), sum(map(len, rows.values()))))
+        fixed = {key for key in changes if key.startswith("baselines")}
+        assert bool(fixed) == (len(sizes) == 1)  # once
+    written, held = sizes[-1]
+    assert written < held / 3
+
+
+def test_a_restart_writes_no_more_than_another_snapshot() -> None:
+    rows, changes = list(snapshots())[8]
+    overlay = Overlay(rows)
+    detect = stage(overlay)
+    through_ms = detect.through_ms or 0
+    after = (
+        one
+        for one in in_turn(harmed())
+        if (one.through_ms if isinstance(one, Closed) else one.tick_end_ms) > through_ms  # type: ignore[union-attr]
+    )
+    while not overlay.changes():
+        detect.receive([next(after)])
+    assert overlay.changes() == changes
+
+
+def test_cells_of_an_earlier_baseline_are_not_read_as_those_of_a_later_one() -> None:
+    # the second baseline has nothing to judge by: every watch ends, and begins anew under the third
     rows: Rows = {}
-    fed(stage(rows), [*baseline().split(), *in_turn(harmed())])
-    assert max(len(row) for row in rows.values()) <= BLOCK_BYTES
-    torn = {**rows, next(key for key in rows if key.startswith("state")): b"other"}
-    with pytest.raises(TornStateError):
-        stage({**torn, **dict.fromkeys([key for key in rows if key.startswith("state")], b"other")})
+    detect = stage(rows)
+    fed(detect, [*baseline().split(), *in_turn(harmed())])
+    end = marks(straight())[-1]
+    for version, arrays in (
+        (2, {name: 0 * array for name, array in baseline().arrays.items()}),
+        (3, baseline().arrays),
+    ):
+        parts = replace(baseline(), version=version, valid_from_ms=end, arrays=arrays).split()
+        end += 20 * TICK_MS
+        fed(detect, [*parts, *[closed(n, end) for n in range(SOURCES)]])
+        assert stage(dict(rows)).models["m"].version == detect.models["m"].version == version
+    spoken = [
+        replace(one, tick_start_ms=end, tick_end_ms=end + TICK_MS, baseline_version=3)
+        for one in parts_of_one_tick(harmed())
+    ]
+    fed(detect, [*spoken, *[closed(n, end + 20 * TICK_MS) for n in range(SOURCES)]])
+    again = stage(dict(rows)).models["m"].states
+    for name, state in detect.models["m"].states.items():
+        assert state.ticks == 20
+        assert np.array_equal(again[name].rings, state.rings)
 
 
 def test_it_is_settled_only_right_after_a_snapshot() -> None:
