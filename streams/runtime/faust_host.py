@@ -1007,9 +1007,9 @@ class FaustHost:
         self._lasting = [asyncio.create_task(self._guarded(name, work)) for name, work in lasting.items()]
         self._watching = [asyncio.create_task(self._guarded(name, work)) for name, work in watching.items()]
         self.app.finalize()
+        self._is_running = True
         await self.app.start()
         assert isinstance(self.app.producer, EnduringProducer), self.app.producer
-        self._is_running = True
         self._set_fetch_wait()
 
     def _set_fetch_wait(self) -> None:
@@ -1105,9 +1105,10 @@ class FaustHost:
 
     def _is_out_of_group(self) -> bool:
         """Whether the task that keeps this worker in its group has died: its client only logs that, and waits for ever."""
-        consumer = cast("Any", self.app.consumer)._thread._consumer  # noqa: SLF001
-        task = None if consumer is None else consumer._coordinator._coordination_task  # noqa: SLF001
-        return task is not None and bool(task.done())
+        consumer = cast("Any", self.app)._consumer  # noqa: SLF001 -- asking for it by its public name would make one
+        driver = None if consumer is None else consumer._thread._consumer  # noqa: SLF001
+        coordinator = None if driver is None else driver._coordinator  # noqa: SLF001
+        return coordinator is not None and bool(coordinator._coordination_task.done())  # noqa: SLF001
 
     async def _write_clock(self) -> None:
         topic = self.settings.topic_prefix + CLOCK

@@ -995,7 +995,8 @@ class HotPath:
         assert join is not None, "it is working"
         seen = {**join.counters, **join.gauges}
         for topic in _BY_TOPIC:
-            seen[f"lag_messages_{topic}"] = max(one.ends.get(topic, one.next[topic]) - one.next[topic], 0)
+            if topic in one.ends:
+                seen[f"lag_messages_{topic}"] = max(one.ends[topic] - one.next[topic], 0)
             seen[f"newest_ms_{topic}"] = one.newest_ms.get(topic, 0)
         return {**seen, "conservation_error": join.conservation_error(), "epoch": one.claim.epoch}
 

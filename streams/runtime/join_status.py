@@ -174,10 +174,12 @@ def _partition(number: str, seen: Mapping[str, int], taken: Mapping[str, int], s
     for name, metric in _GAUGES.items():
         yield Measure(metric, (number,), seen[name])
     for topic, rows in _ROWS.items():
-        lag = seen[f"lag_messages_{topic}"]
+        yield Measure("tocsin_join_rows_total", (topic, number), since(rows))
+        lag = seen.get(f"lag_messages_{topic}")
+        if lag is None:  # the brokers have not said yet where the log ends
+            continue
         messages = status.counts.get(f"messages_{topic}", 0)
         a_message = status.counts[f"rows_{topic}"] / messages if messages else 1.0
-        yield Measure("tocsin_join_rows_total", (topic, number), since(rows))
         yield Measure("tocsin_lag_offsets", (JOIN, topic, number), lag)
         yield Measure("tocsin_join_lag_rows", (topic, number), lag * a_message)
         newest_ms = seen[f"newest_ms_{topic}"]

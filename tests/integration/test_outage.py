@@ -8,14 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
 
-from schemas.finding import Effect, Finding
-from schemas.ids import finding_id
-from schemas.through import Through
 from streams.runtime.metrics import METRICS
 from streams.runtime.terminal import Exit
-from streams.runtime.topics import partition_of
+from tests.integration.findings import find
 from tests.integration.join_process import cluster_of
 from tests.integration.worker_process import MODEL, Worker, run_tocsin, until, write_rows
 from tests.streams.runtime.join_world import World
@@ -64,26 +60,12 @@ def options(address: str, file: Path, settings: str) -> Sequence[str]:
     return ["--config", str(file), "--broker", address, "--topic-prefix", "outage."]
 
 
-def find(address: str, name: str, alarm_ms: int, until_ms: int) -> None:
-    """Write a finding of a model, and let time pass up to `until_ms` for its partition."""
-    finding = Finding(
-        finding_id=finding_id(
-            tenant="default", environment="production", model=name, version="", segment="",
-            detector="accuracy_below_sla", alarm_tick_ms=alarm_ms,
-        ),
-        state="firing", tenant="default", environment="production", model=name, lane="*",
-        detector="accuracy_below_sla", kind="accuracy_below_sla", ledger="page", guarantee="budget",
-        alarm_tick_ms=alarm_ms, decided_at_ms=alarm_ms, onset_from_ms=alarm_ms - 600_000,
-        onset_to_ms=alarm_ms - 300_000, effect=Effect(observed=0.8, expected=0.9, unit="accuracy"), n=400,
-        log_evidence=21.0, baseline_version=1,
-    )  # fmt: skip
-    partition = partition_of(name, 4)
-    producer = Producer({"bootstrap.servers": address})
-    producer.produce("outage.findings", finding.encode(), name, partition)
-    for through_ms in range(alarm_ms, until_ms, 10_000):
-        mark = Through(partition=partition, through_ms=through_ms)
-        producer.produce("outage.findings", mark.encode(), None, partition)
-    assert producer.flush(30) == 0
+def counted(address: str) -> dict[str, int]:
+    """Sum what the last manifests of the join count."""
+    sums: Counter[str] = Counter()
+    for manifest in World(cluster_of(address, "outage."), seed=0).manifests().values():
+        sums.update(manifest.counters)
+    return {name: sums[name] for name in ("output_rows", "label_rows", "labelled", "joined")}
 
 
 def not_measured(worker: Worker) -> set[str]:
@@ -114,17 +96,14 @@ def test_a_worker_outlives_its_brokers_and_does_everything_once(
             sent += ROWS
 
         def is_joined() -> bool:
-            joined = worker.total("tocsin_join_labels_total", fate="joined")
-            left = worker.total("tocsin_lag_offsets", stage="join") + worker.total("tocsin_join_pending_outputs")
-            return joined >= ROWS and not left
+            return worker.total("tocsin_join_labels_total", fate="joined") >= ROWS and worker.has_read_all()
 
         produce("before", model="unlisted")
-        now_ms = time.time_ns() // 10_000_000_000 * 10_000
-        find(address, "fraud", now_ms - 300_000, now_ms - 60_000)
+        find(address, "outage.", "fraud")
         until(lambda: worker.total("tocsin_attempts_total", status="delivered") >= 1, why=worker.log.read_text)
 
         produce("at the last moment")
-        find(address, "a model that nobody configured", now_ms - 300_000, now_ms - 60_000)
+        find(address, "outage.", "a model that nobody configured")
         broker("kill")
         worker.until_answers("/ready", 503)
         ends_s = time.monotonic() + AWAY_S
@@ -158,10 +137,39 @@ def test_a_worker_outlives_its_brokers_and_does_everything_once(
         )
         assert set(told.values()) == {1}, told
         assert worker.end(signal.SIGTERM) == 0, worker.log.read_text()[-3000:]
-        counted: Counter[str] = Counter()
-        for manifest in World(cluster_of(address, "outage."), seed=0).manifests().values():
-            counted.update(manifest.counters)
-        rows = {name: counted[name] for name in ("output_rows", "label_rows", "labelled", "joined")}
-        assert rows == dict.fromkeys(rows, sent), counted
+        assert counted(address) == {"output_rows": sent, "label_rows": sent, "labelled": sent, "joined": sent}
     finally:
         worker.kill()
+
+
+@pytest.mark.parametrize("stages", [("join",), ("all",)], ids=["join", "all"])
+def test_a_worker_that_is_told_to_stop_while_its_brokers_are_away_ends_within_its_bound_and_loses_nothing(
+    cluster: tuple[str, Callable[[str], None]], stages: Sequence[str], tmp_path: Path
+) -> None:
+    #  rows, and at once the broker is gone | SIGTERM: it ends all the same | broker back: a new worker has every row once
+    address, broker = cluster
+    model = MODEL.format(folder=tmp_path)
+    patient = options(address, tmp_path / "patient.toml", model)
+    assert run_tocsin(patient, "topics", "create").returncode == Exit.DONE
+    words = options(address, tmp_path / "tocsin.toml", SETTINGS.replace("30 s", "6 s") + model)
+    worker = Worker(words, tmp_path / "worker.log", *stages)
+    second = None
+    try:
+        worker.until_answers("/ready", 200)
+        file = write_rows(tmp_path / "rows", "a", ROWS, at_ms=time.time_ns() // 1_000_000 - 1_000)
+        assert run_tocsin(patient, "produce", str(file)).returncode == Exit.DONE
+        broker("kill")
+        until(lambda: worker.lines("join.brokers_away"), why=worker.log.read_text)
+        assert worker.end(signal.SIGTERM) == 1, worker.log.read_text()[-3000:]
+        assert worker.lines("join.hand_over_unfinished") or worker.lines("worker.stop_unfinished")
+
+        broker("restart")
+        second = Worker(words, tmp_path / "second.log", *stages)
+        second.until_answers("/ready", 200)
+        until(second.has_read_all, why=second.log.read_text)
+        assert second.end(signal.SIGTERM) == 0, second.log.read_text()[-3000:]
+        assert counted(address) == {"output_rows": ROWS, "label_rows": ROWS, "labelled": ROWS, "joined": ROWS}
+    finally:
+        worker.kill()
+        if second is not None:
+            second.kill()

@@ -17,6 +17,7 @@ import pytest
 TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 WAIT_S = 120
 REQUEST_WAIT_S = 10
+PARTITIONS = 4
 
 MODEL = """
 [models.fraud]
@@ -122,6 +123,13 @@ class Worker:
             for sample, value in self.measures().items()
             if sample.partition("{")[0] == name and all(mark in sample for mark in marks)
         )
+
+    def has_read_all(self) -> bool:
+        """Whether the join has read both topics to their ends, and nothing is pending."""
+        lags = [
+            value for name, value in self.measures().items() if name.startswith("tocsin_lag_offsets") and "join" in name
+        ]
+        return len(lags) == 2 * PARTITIONS and not sum(lags) and not self.total("tocsin_join_pending_outputs")
 
     def send(self, number: int) -> None:
         """Send a signal."""
