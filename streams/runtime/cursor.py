@@ -100,6 +100,10 @@ class ReadBackError(RuntimeError):
     """The broker did not give what it holds in time; the process ends and starts again."""
 
 
+class GoneError(ReadBackError):
+    """What was asked for is not there any more: retention took it, unless a broker has spoken too soon."""
+
+
 class ReadBack:
     """A short-lived reader of one partition, outside of any group. It blocks: call it off the loop."""
 
@@ -114,6 +118,13 @@ class ReadBack:
 
         What compaction or a transaction's marker left empty is passed over: then the second exceeds the last record's
         offset by more than one.
+
+        Raises
+        ------
+        GoneError
+            There is nothing at `start`, the log begins behind it.
+        ReadBackError
+            Nothing came in time.
         """
         topic, partition = self._at.topic, self._at.partition
         if self._assigned_from != start:
@@ -128,7 +139,9 @@ class ReadBack:
                     at = None if message is None else message.offset()
                     if at is not None and at >= end:
                         return records, end  # what lies between is empty
-                elif error.code() == KafkaError.OFFSET_OUT_OF_RANGE or error.fatal():
+                elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+                    raise GoneError(f"{topic}[{partition}]: nothing at {start}")
+                elif error.fatal():
                     raise KafkaException(error)
             if message is None or error is not None:  # the client itself goes on trying
                 waits -= 1

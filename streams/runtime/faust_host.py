@@ -28,7 +28,7 @@ from typing import Any, NoReturn, TypeVar, cast
 import faust
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from faust.assignor.partition_assignor import PartitionAssignor
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers.aiokafka import Producer
@@ -38,7 +38,7 @@ from config.settings import ProbeSettings
 from schemas.clock import Clock
 from schemas.fields import MalformedRecordError
 from streams.runtime import host_status, logs
-from streams.runtime.cursor import Edges, Place, ReadBackError, View, headers_of, place, read_back
+from streams.runtime.cursor import Edges, GoneError, Place, ReadBackError, View, headers_of, place, read_back
 from streams.runtime.host_status import StageStatus
 from streams.runtime.metrics import Measure
 from streams.runtime.probes import Health
@@ -403,7 +403,7 @@ class StageHost:
     async def _read_back(self, owned: Owned, topic: str, end: int) -> None:
         """Read what Faust skipped, up to `end`, unless partitions begin to move."""
         view = owned.view
-        start = view.cursors[topic]
+        start, lost = view.cursors[topic], self.counts.offsets_lost
         self.counts.read_backs += 1
         handled = 0
         reading = self._reading(
@@ -420,7 +420,7 @@ class StageHost:
             view.cursors[topic] = next_offset
             self._gather(owned, [])
             await self._wait_for_room()
-        read = view.cursors[topic] - start
+        read = view.cursors[topic] - start - (self.counts.offsets_lost - lost)
         self.counts.read_back_records += handled
         self.counts.empty_offsets += read - handled
         log.info(
@@ -434,7 +434,7 @@ class StageHost:
         """Read `[start, end)` of a topic in pieces, each with the offset to go on from, while something holds.
 
         Brokers that are away are asked again by a new client, however long it takes; where they answer and nothing comes,
-        a few times only.
+        a few times only. What retention took is stepped over, counted and said.
         """
         at, end = span
         tries = TRIES_WHEN_ANSWERED
@@ -447,9 +447,16 @@ class StageHost:
                         tries = TRIES_WHEN_ANSWERED
                         yield records, at
             except (KafkaException, ReadBackError) as error:
-                if isinstance(error, KafkaException) and _is_final(error):
+                if isinstance(error, KafkaException) and error.args[0].fatal():
                     raise
-                await self._ask(self._edges.ends, [(topic, partition)], while_)
+                starts = await self._ask(self._edges.starts, [(topic, partition)], while_)
+                if isinstance(error, GoneError) and starts is not None and starts[topic, partition] > at:
+                    self._note_gap(
+                        topic.removeprefix(self._settings.topic_prefix), partition, at, starts[topic, partition]
+                    )
+                    at = min(starts[topic, partition], end)
+                    yield (), at
+                    continue
                 tries -= 1
                 if tries == 0:
                     raise
@@ -838,12 +845,7 @@ class StageHost:
         if cursor is None:
             return start
         if cursor < start:
-            self.counts.retention_gaps += 1
-            self.counts.offsets_lost += start - cursor
-            log.error(
-                "cursor.retention_gap stage=%s topic=%s partition=%d lost=%d",
-                self.spec.name, topic, partition, start - cursor,
-            )  # fmt: skip
+            self._note_gap(topic, partition, cursor, start)
             return start
         if cursor > end:
             self.counts.rewinds += 1
@@ -853,6 +855,15 @@ class StageHost:
             )  # fmt: skip
             return start
         return cursor
+
+    def _note_gap(self, topic: str, partition: int, cursor: int, start: int) -> None:
+        """Count and say what retention took before it was read."""
+        self.counts.retention_gaps += 1
+        self.counts.offsets_lost += start - cursor
+        log.error(
+            "cursor.retention_gap stage=%s topic=%s partition=%d lost=%d",
+            self.spec.name, topic, partition, start - cursor,
+        )  # fmt: skip
 
     # ---- what can be seen
 
@@ -896,12 +907,6 @@ class StageHost:
             waiting=self._sending + self._group.outputs,
             own=tuple(own),
         )
-
-
-def _is_final(error: KafkaException) -> bool:
-    """Whether asking again cannot help: what was asked for is not there any more, or the client is beyond repair."""
-    reason = error.args[0]
-    return bool(reason.code() == KafkaError.OFFSET_OUT_OF_RANGE or reason.fatal())
 
 
 class EnduringProducer(Producer):

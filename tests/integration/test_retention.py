@@ -153,6 +153,28 @@ def test_a_stage_counts_records_that_retention_took_and_handles_the_rest(
     assert {body["n"] for body in bench.bodies("done")} == {*range(1, 11), *range(26, 31)}
 
 
+def test_a_stage_that_retention_overtakes_while_it_runs_steps_over_what_is_gone(
+    toy_settings: HostSettings, cluster: KafkaSettings
+) -> None:
+    #  1 … 30 | 1 … 25 taken away, as from a stage that has come to 10 only
+    bench = Bench(toy_settings)
+
+    async def trial() -> None:
+        async with bench.worker(toys.specs()[:1]) as host:
+            bench.events(1, range(1, 31))
+            await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"30")
+            take_away(cluster, {(bench.topic("events"), 1): 25})
+            stage = host.stages["tally"]
+            stage.owned[1].view.cursors["events"] = 10
+            await until(lambda: stage.owned[1].view.cursors["events"] == 30)
+            counts = host.counts()["tally"]
+            assert (counts["retention_gaps"], counts["offsets_lost"]) == (1, 15)
+            assert (counts["read_back_records"], counts["empty_offsets"]) == (5, 0)
+
+    asyncio.run(trial())
+    assert {body["id"]: body["count"] for body in bench.bodies("tallied")} == {f"k1-{n}": n for n in range(1, 31)}
+
+
 def test_a_stage_whose_changelog_is_empty_begins_at_the_first_record_and_says_the_same_again(
     toy_settings: HostSettings, cluster: KafkaSettings
 ) -> None:
