@@ -33,7 +33,7 @@ AGAIN_AFTER_S = 1.0
 """How long a worker that ended by itself stays away."""
 TAKE_WAIT_S = 180.0
 STOP_WAIT_S = 90.0
-COMPACTED_AT_ONCE = (("max.compaction.lag.ms", "5000"), ("delete.retention.ms", "2000"))
+COMPACTED_AT_ONCE = (("max.compaction.lag.ms", "15000"), ("delete.retention.ms", "2000"))
 """So that a restart finds state of which the older part is gone, tombstones too."""
 TOOK = re.compile(r'"event":"(?:join|host)\.took"')
 SHOWN_BYTES = 3_000

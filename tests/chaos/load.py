@@ -32,7 +32,7 @@ JUNK_EVERY = 3
 JUNK_KEY = b"junk"
 JUNK = (b"{", b"[]", b'{"prediction_id": 7}', b"\xff\x00")
 FUTURE_MS = 3_600_000
-FLUSH_WAIT_S = 120.0
+FLUSH_WAIT_S = 600.0
 SCORES = 1024
 """Scores are parts of this, so that they are the same number in any width."""
 
