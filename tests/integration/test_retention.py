@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from config.settings import KafkaSettings
@@ -42,8 +43,16 @@ def take_away(cluster: KafkaSettings, before: Mapping[tuple[str, int], int]) -> 
     for altered in admin.incremental_alter_configs(wrong).values() if wrong else ():
         altered.result(WAIT_S)
     places = [TopicPartition(name, partition, offset) for (name, partition), offset in before.items()]
-    for answer in admin.delete_records(places).values():
-        answer.result(WAIT_S)
+    until_s = time.monotonic() + WAIT_S
+    for at in places:
+        while True:
+            try:
+                admin.delete_records([at])[at].result(WAIT_S)
+                break
+            except KafkaException as error:  # the broker has not yet heard of its topic's policy
+                if error.args[0].code() != KafkaError.POLICY_VIOLATION or time.monotonic() > until_s:
+                    raise
+                time.sleep(0.1)
 
 
 @pytest.fixture
