@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from scipy.special import logit
 
-from detectors.detector import Reference
-from detectors.stratified import Stratified, flat, upper_cells
+from detectors.alarm import Flags
+from detectors.detector import Reference, Unarmed
+from detectors.stratified import Stratified, flat, upper_cells, without_labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,15 +32,26 @@ class AccuracyBelowSla:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = True
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = "a promise"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Return the whole model and its versions."""
+        return reference.rollups_only() & reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for a promise, and for labels."""
+        if reference.model.sla_accuracy is None:
+            return Unarmed.NO_PROMISE
+        return without_labels(reference, self.needs[0])
 
     def fit(self, reference: Reference, tolerance: float) -> Stratified | None:
         """Fit the delay's shape to the whole model; None without a promise, or without labels."""
         promised = reference.model.sla_accuracy
         whole = reference.whole()
         total, wrong = (flat(reference.arrays[name], delay_only=True) for name in self.needs)
-        if promised is None or not total[whole].any():
+        if promised is None or self.lacking(reference) is not None:
             return None
         lanes = len(reference.lanes)
         overall = float((wrong[whole].sum() + 0.5) / (total[whole].sum() + 1))
@@ -55,7 +67,7 @@ class AccuracyBelowSla:
             healthy_cells=logit(rate) + shift,
             healthy_offsets=np.zeros(lanes),
             recovered=np.minimum(logit(lane_error) - logit(1 - promised), 0.0),
-            watched=reference.rollups_only() & reference.listed(),
+            watched=self.scope(reference),
             kind="accuracy_below_sla",
             sla_error=1 - promised,
         )

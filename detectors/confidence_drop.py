@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, grouped, uniform
 from schemas.finding import Effect
 
 STAKES = (0.1, 0.2, 0.35, 0.5)
@@ -113,13 +113,22 @@ class ConfidenceDrop:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = f"{LEAST_OUTPUTS} outputs"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Every lane that is listed."""
+        return reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for outputs with a confidence."""
+        return None if reference.arrays[self.needs[0]][:, :-1].any() else Unarmed.NO_CONFIDENCE
 
     def fit(self, reference: Reference, tolerance: float) -> FittedConfidence | None:
         """Fit each lane's mean doubt; None where outputs have no confidence."""
         counts = reference.arrays[self.needs[0]][:, :-1]
-        if not counts.any():
+        if self.lacking(reference) is not None:
             return None
         doubts = bin_doubts(np.asarray(reference.binning.confidence_edges, dtype=np.float64))
         outputs = np.maximum(counts.sum(axis=1), 1)
@@ -131,7 +140,7 @@ class ConfidenceDrop:
             usual=usual,
             allowed=allowed,
             bets=log_bets(doubts, allowed),
-            watched=(counts.sum(axis=1) >= LEAST_OUTPUTS) & reference.listed(),
+            watched=(counts.sum(axis=1) >= LEAST_OUTPUTS) & self.scope(reference),
         )
 
 

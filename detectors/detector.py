@@ -6,6 +6,7 @@ answers for all lanes of a model at once; lanes are the first axis of every arra
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal, Protocol
 
 import numpy as np
@@ -53,10 +54,31 @@ class Reference:
         """Index of the lane that is the whole model."""
         return self.lanes.index("*")
 
+    def whole_only(self) -> Flags:
+        """Return the one lane that is the whole model."""
+        return np.array([name == "*" for name in self.lanes], dtype=np.bool_)
+
     def listed(self) -> Flags:
         """Lanes that are not the remainder of others."""
         lanes = [Lane.of(name) for name in self.lanes]
         return np.array([OTHER not in (lane.version, lane.value) for lane in lanes], dtype=np.bool_)
+
+
+class Unarmed(StrEnum):
+    """Why a lane for which a detector is meant is not armed."""
+
+    NO_LABELS = "no_labels"
+    FEW_LABELS = "few_labels"
+    NO_PROMISE = "no_promise"
+    NO_FEATURES = "no_features"
+    NO_CONFIDENCE = "no_confidence"
+    NO_TRAFFIC = "no_traffic"
+    FEW_ROWS = "few_rows"
+    """The reference holds too little of this lane."""
+    BUSIER_LANES = "busier_lanes"
+    """As many others as the budget is divided by have more traffic."""
+    RANG = "rang"
+    """It rings in its own healthy past, however wide its null is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -224,8 +246,21 @@ class Detector(Protocol):
         """What may be added to the null, in log-odds, until healthy history does not ring; ascending from 0."""
         ...
 
+    @property
+    def least(self) -> str:
+        """What a lane's reference must hold to be judged, in words."""
+        ...
+
+    def scope(self, reference: Reference) -> Flags:
+        """Lanes for which it is meant, `bool[lanes]`, whatever is known of them."""
+        ...
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Say what the model or its reference lacks, so that no lane at all can be judged."""
+        ...
+
     def fit(self, reference: Reference, tolerance: float) -> Fitted | None:
-        """Fit to a reference; None where the model or its history gives nothing to judge by."""
+        """Fit to a reference; None where something is lacking."""
         ...
 
 

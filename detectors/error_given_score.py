@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from detectors.alarm import Flags
 from detectors.binning import Floats
-from detectors.detector import Reference
-from detectors.stratified import Stratified, against_itself, flat
+from detectors.detector import Reference, Unarmed
+from detectors.stratified import LEAST_LABELS, Stratified, against_itself, flat, without_labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +30,22 @@ class ErrorGivenScore:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = True
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = f"{LEAST_LABELS} labelled outputs"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Every lane that is listed."""
+        return reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Labels."""
+        return without_labels(reference, self.needs[0])
 
     def fit(self, reference: Reference, tolerance: float) -> Stratified | None:
         """Fit cell rates to the whole model, and an offset to each lane; None without labels."""
         total, wrong = (flat(reference.arrays[name], delay_only=False)[reference.whole()] for name in self.needs)
-        if not total.any():
+        if self.lacking(reference) is not None:
             return None
         rate: Floats = (wrong + 0.5) / (total + 1)
         return against_itself(reference, self.needs[0], self.needs[1], rate, total.astype(np.float64), tolerance)

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 
 from detectors.alarm import LOWEST, RULE_NATS, Flags, Floats, Ints
 from detectors.binning import ABOVE, ABSENT, BELOW, NULL, UNSEEN, WRONG_TYPE, logistic_shift
-from detectors.detector import Description, LaneTicks, Reference, Z, filled, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, filled, grouped, uniform
 from schemas.binning import Binning
 from schemas.finding import Effect
 
@@ -65,6 +65,10 @@ def fault_words(binning: Binning) -> tuple[str, ...]:
 def numeric_features(binning: Binning) -> Flags:
     """Which declared features are numbers, `bool[features]`."""
     return np.array([one.kind == "numeric" for one in binning.features], dtype=np.bool_)
+
+
+def _without_features(reference: Reference) -> Unarmed | None:
+    return None if reference.arrays[NEEDS[0]].any() else Unarmed.NO_FEATURES
 
 
 def _of_one(seen: LaneTicks, feature: Ints, numeric: Flags) -> tuple[Ints, Ints]:
@@ -174,13 +178,22 @@ class FeatureIntegrity:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = f"{LEAST_ROWS} outputs"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Every lane that is listed."""
+        return reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for declared features."""
+        return _without_features(reference)
 
     def fit(self, reference: Reference, tolerance: float) -> FittedIntegrity | None:
         """Fit the fault rates of each lane (upper Wilson limits); None without declared features."""
         slots = reference.arrays[NEEDS[0]]
-        if not slots.any():
+        if self.lacking(reference) is not None:
             return None
         numeric = numeric_features(reference.binning)
         rows, faults = fault_counts(slots, numeric)
@@ -194,7 +207,7 @@ class FeatureIntegrity:
             loss=row_loss(allowed),
             words=fault_words(reference.binning),
             numeric=numeric,
-            watched=(rows.max(axis=1) >= LEAST_ROWS) & reference.listed(),
+            watched=(rows.max(axis=1) >= LEAST_ROWS) & self.scope(reference),
         )
 
 
@@ -306,13 +319,22 @@ class FeatureIntegrityRule:
     guarantee: ClassVar[Literal["budget", "none"]] = "none"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = "declared features"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Return the whole model and its versions."""
+        return reference.rollups_only() & reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for declared features."""
+        return _without_features(reference)
 
     def fit(self, reference: Reference, tolerance: float) -> FittedRule | None:  # noqa: ARG002
         """Take what the reference itself lacked out of the rule; None without declared features."""
         slots = reference.arrays[NEEDS[0]]
-        if not slots.any():
+        if self.lacking(reference) is not None:
             return None
         features = reference.binning.features
         numeric = numeric_features(reference.binning)
@@ -327,5 +349,5 @@ class FeatureIntegrityRule:
             judged=((gross < RULE_USUAL_SHARE) & wanted).reshape(len(slots), -1),
             words=tuple(text for pair in names for text in pair),
             numeric=numeric,
-            watched=reference.rollups_only() & reference.listed(),
+            watched=self.scope(reference),
         )

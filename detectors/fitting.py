@@ -1,28 +1,23 @@
 """How does healthy history become a baseline? Bins, sums, and a replay that decides which lanes may ring.
 
-Pure: whoever calls it has read the file. The history is replayed through the detectors fitted to it, with a multiple
-of each lane's share; where a lane rings in its own healthy past, the detector's null is widened step by step, and what
-still rings stays in shadow. The width is written into the baseline: it says what the baseline hides.
+Pure: whoever calls it has read the file.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 
-from detectors.alarm import Flags, Floats, Ints
+from detectors.alarm import Floats, Ints
+from detectors.arming import arm
 from detectors.binning import CONFIDENCE_BINS, DELAY_BINS, SCORE_BINS, baseline_zero
-from detectors.budget import Budget, Spend
-from detectors.detector import Detector, Reference
-from detectors.history import CountedHistory, History, counted
-from detectors.replay import replay
+from detectors.budget import Budget
+from detectors.detector import Reference, Unarmed
+from detectors.history import History, counted
 from detectors.statistics import needed
-from detectors.table import DETECTORS, NEEDS
-from detectors.watch import watch
+from detectors.table import NEEDS
 from schemas.baseline import Baseline
 from schemas.binning import Binning, FeatureBins
-from schemas.lane import Lane
 from schemas.model import Model
 
 LEAST_OUTPUTS = 500
@@ -38,24 +33,9 @@ AGE_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97)
 LONGEST_AGE_TICKS = 60_480
 """Age beyond which the label hazard is not followed: a week at 10 s."""
 
-REPLAY_MS = 14 * 86_400_000
-"""How much of a history is replayed, counted back from its last output; what is older is in the sums. A longer replay at
-ten times each lane's share would ring by chance."""
-
-REPLAY_SEVERITY = 10.0
-"""How many times its share a lane spends in the replay: the baseline was fitted to what it is tried on."""
-
 
 class HistoryError(ValueError):
     """A history is no reference; the message says what it lacks. What to do: bring more of it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """How many lanes a model may have, and how many of them roll-ups that ring."""
-
-    max_lanes_per_model: int
-    max_rollups_per_model: int
 
 
 def fit_binning(history: History, model: Model, *, tick_ms: int, max_lanes: int) -> Binning:
@@ -137,17 +117,15 @@ def _segment_values(history: History, model: Model, most: int) -> dict[str, list
     return listed
 
 
-def armable(lanes: tuple[str, ...], traffic: Ints, bounds: Bounds) -> Flags:
-    """Which lanes may ring: the busiest roll-ups and the busiest finer lanes, as many as the budget was divided by."""
-    rollup = np.array([Lane.of(name).is_rollup for name in lanes], dtype=np.bool_)
-    order = np.argsort(-traffic, kind="stable")
-    armed = np.zeros(len(lanes), np.bool_)
-    for kind, most in ((True, bounds.max_rollups_per_model), (False, bounds.max_lanes_per_model)):
-        armed[order[rollup[order] == kind][:most]] = True
-    return armed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A baseline, and by detector why lanes for which it is meant are not armed in it."""
+
+    baseline: Baseline
+    unarmed: Mapping[str, Mapping[str, Unarmed]]
 
 
-def fit_baseline(
+def learn(
     history: History,
     model: Model,
     *,
@@ -156,7 +134,7 @@ def fit_baseline(
     valid_from_ms: int,
     decided_at_ms: int,
     told: Callable[[str, float], None] | None = None,
-) -> Baseline:
+) -> Learned:
     """Fit a baseline to a healthy history, replay it, and arm what passes.
 
     Parameters
@@ -175,8 +153,7 @@ def fit_baseline(
     """
     if len(history.made_at_ms) < LEAST_OUTPUTS:
         raise HistoryError(f"history: expected at least {LEAST_OUTPUTS} outputs, got {len(history.made_at_ms)}")
-    bounds = Bounds(max_lanes_per_model=budget.max_lanes_per_model, max_rollups_per_model=budget.max_rollups_per_model)
-    binning = fit_binning(history, model, tick_ms=budget.tick_ms, max_lanes=bounds.max_lanes_per_model)
+    binning = fit_binning(history, model, tick_ms=budget.tick_ms, max_lanes=budget.max_lanes_per_model)
     counts = counted(history, binning, needed(NEEDS))
     reference = Reference(
         model=model,
@@ -185,9 +162,8 @@ def fit_baseline(
         arrays=counts.total(),
         reference_ms=counts.reference_ms,
     )
-    may_ring = armable(counts.lanes, reference.arrays["outputs"][:, 0], bounds)
-    armed, tolerance = _replayed(counts, reference, may_ring, budget, told)
-    return Baseline(
+    decided = arm(counts, reference, budget, told)
+    baseline = Baseline(
         model=model.name,
         version=version,
         valid_from_ms=valid_from_ms,
@@ -195,69 +171,33 @@ def fit_baseline(
         reference_ms=reference.reference_ms,
         armed={
             name: tuple(lane for lane, on in zip(counts.lanes, flags, strict=True) if on)
-            for name, flags in armed.items()
+            for name, flags in decided.armed.items()
         },
-        tolerance=tolerance,
+        tolerance=decided.tolerance,
         decided_at_ms=decided_at_ms,
         lanes=counts.lanes,
         arrays=reference.arrays,
     )
+    return Learned(baseline=baseline, unarmed=decided.unarmed)
 
 
-def spend_of(budget: Budget, model: str, detector: Detector) -> Spend | None:
-    """Shares of a detector; None where it rings by rule."""
-    return None if detector.guarantee == "none" else budget.spend(model, detector.name)
-
-
-def _replayed(
-    counts: CountedHistory,
-    reference: Reference,
-    may_ring: Flags,
+def fit_baseline(
+    history: History,
+    model: Model,
+    *,
     budget: Budget,
-    told: Callable[[str, float], None] | None,
-) -> tuple[dict[str, Flags], dict[str, float]]:
-    """Replay until each detector is silent or as wide as it may be; return who may ring, and how wide each is."""
-    armed: dict[str, Flags] = {}
-    tolerance: dict[str, float] = {}
-    open_questions = dict.fromkeys(DETECTORS, 0)
-    while open_questions:
-        widths = {name: DETECTORS[name].tolerances[step] for name, step in open_questions.items()}
-        rang = _ringing(counts, reference, may_ring, widths, budget, told)
-        for name, step in list(open_questions.items()):
-            if name not in rang:
-                del open_questions[name]
-                continue
-            last = step + 1 == len(DETECTORS[name].tolerances)
-            if not rang[name].any() or last:
-                armed[name], tolerance[name] = may_ring & ~rang[name], widths[name]
-                del open_questions[name]
-            else:
-                open_questions[name] = step + 1
-    fitted = {name: DETECTORS[name].fit(reference, width) for name, width in tolerance.items()}
-    return {name: armed[name] & one.watched for name, one in fitted.items() if one is not None}, tolerance
-
-
-def _ringing(
-    counts: CountedHistory,
-    reference: Reference,
-    may_ring: Flags,
-    widths: Mapping[str, float],
-    budget: Budget,
-    told: Callable[[str, float], None] | None,
-) -> dict[str, Flags]:
-    """Say which lanes ring in the replay, for each detector that can be fitted."""
-    rang: dict[str, Flags] = {}
-    first = max(counts.output_ticks - REPLAY_MS // budget.tick_ms, 0)
-    for name, width in widths.items():
-        fitted = DETECTORS[name].fit(reference, width)
-        if fitted is not None:
-            share = spend_of(budget, reference.model.name, DETECTORS[name])
-            shadow = watch(DETECTORS[name], fitted, reference.lanes, np.zeros_like(may_ring), share)
-            one = replace(shadow, spend=shadow.spend * (1.0 if share is None else REPLAY_SEVERITY))
-            tell = None if told is None else partial(_tell, told, f"replaying {name}", first, counts.ticks)
-            rang[name] = (replay(one, counts, first, tell).alarms > 0) & may_ring
-    return rang
-
-
-def _tell(told: Callable[[str, float], None], what: str, first: int, ticks: int, tick: int) -> None:
-    told(what, (tick - first) / (ticks - first))
+    version: int,
+    valid_from_ms: int,
+    decided_at_ms: int,
+    told: Callable[[str, float], None] | None = None,
+) -> Baseline:
+    """Learn, and keep the baseline alone."""
+    return learn(
+        history,
+        model,
+        budget=budget,
+        version=version,
+        valid_from_ms=valid_from_ms,
+        decided_at_ms=decided_at_ms,
+        told=told,
+    ).baseline

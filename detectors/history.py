@@ -298,7 +298,7 @@ class CountedHistory:
         """Give all ticks `[first, stop)` of some lanes, also those in which nothing counted; see `spoken`."""
         some = self._named(names)
         width += sum(map(self._size, some))
-        length = min(length, max(MOST_COUNTS // (max(len(lanes), 1) * width), 1))
+        length = min(length, max(MOST_COUNTS // (len(lanes) * width), 1))
         counted_at_once = length * max(MOST_COUNTS // (length * len(self.lanes) * width), 1)
         for begin in range(first, stop, counted_at_once):
             end = min(begin + counted_at_once, stop)

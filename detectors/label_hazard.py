@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detectors.alarm import Flags, Floats
-from detectors.detector import LaneTicks, Reference
+from detectors.detector import LaneTicks, Reference, Unarmed
 
 NEEDS = ("at_risk_by_age", "labelled_by_age")
 LEAST_LABELS = 20
@@ -56,13 +56,22 @@ class Hazards:
         return np.stack([labels, labels, self.at_risk(seen) @ self.rate], axis=1)
 
 
+def without_hazards(reference: Reference) -> Unarmed | None:
+    """Whether the whole model has too few labels, or at no age enough of them."""
+    labelled = reference.arrays["labelled_by_age"][reference.whole()]
+    if not labelled.any():
+        return Unarmed.NO_LABELS
+    enough = labelled.sum() >= LEAST_LABELS_IN_ALL and (labelled >= LEAST_LABELS).any()
+    return None if enough else Unarmed.FEW_LABELS
+
+
 def hazards(reference: Reference) -> Hazards | None:
     """Estimate from a reference; None where it has too few labels."""
     whole = reference.whole()
     at_risk, labelled = (reference.arrays[name][whole].astype(np.float64) for name in NEEDS)
-    known = labelled >= LEAST_LABELS
-    if labelled.sum() < LEAST_LABELS_IN_ALL or not known.any():
+    if without_hazards(reference) is not None:
         return None
+    known = labelled >= LEAST_LABELS
     rate = np.clip(labelled[known] / np.maximum(at_risk[known], 1.0), 1e-9, HIGHEST_HAZARD)
     return Hazards(
         rate=rate,

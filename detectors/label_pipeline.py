@@ -14,8 +14,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
-from detectors.label_hazard import HIGHEST_HAZARD, NEEDS, Hazards, hazards
+from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, grouped, uniform
+from detectors.label_hazard import HIGHEST_HAZARD, LEAST_LABELS_IN_ALL, NEEDS, Hazards, hazards, without_hazards
 from schemas.finding import Effect
 
 RATIOS = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)
@@ -116,8 +116,17 @@ class LabelPipeline:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = f"{LEAST_LABELS_IN_ALL} labels"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Return the whole model alone."""
+        return reference.whole_only()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for labels."""
+        return without_hazards(reference)
 
     def fit(self, reference: Reference, tolerance: float) -> FittedPipeline | None:
         """Fit the hazards; None with too few labels."""

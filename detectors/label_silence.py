@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from detectors.alarm import LOWEST, Flags, Floats, Ints
-from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
-from detectors.label_hazard import NEEDS, Hazards, hazards
+from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, grouped, uniform
+from detectors.label_hazard import LEAST_LABELS_IN_ALL, NEEDS, Hazards, hazards, without_hazards
 from detectors.silence import QUIET_SHARE, RECOVERED_SHARES, STILL_SILENT_SHARE
 from schemas.finding import Effect
 
@@ -91,8 +91,17 @@ class LabelSilence:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = f"{LEAST_LABELS_IN_ALL} labels"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Return the whole model alone."""
+        return reference.whole_only()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for labels."""
+        return without_hazards(reference)
 
     def fit(self, reference: Reference, tolerance: float) -> FittedLabelSilence | None:
         """Fit the hazards; None with too few labels."""

@@ -5,9 +5,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from detectors.alarm import Flags
 from detectors.binning import DELAY_BINS, HOUR_BLOCKS
-from detectors.detector import Reference
-from detectors.stratified import Stratified, against_itself
+from detectors.detector import Reference, Unarmed
+from detectors.stratified import LEAST_LABELS, Stratified, against_itself, without_labels
 
 PRIOR_LABELS = 500.0
 """Labels' worth of trust in the delay's overall rate, where a block of hours was hardly seen."""
@@ -34,8 +35,17 @@ class RawError:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = True
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = f"{LEAST_LABELS} labelled outputs"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Every lane that is listed."""
+        return reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Labels."""
+        return without_labels(reference, self.needs[0])
 
     def fit(self, reference: Reference, tolerance: float) -> Stratified | None:
         """Fit cell rates to the whole model, and an offset to each lane; None without labels."""
@@ -43,7 +53,7 @@ class RawError:
             reference.arrays[name][reference.whole()].reshape(DELAY_BINS, HOUR_BLOCKS).astype(np.float64)
             for name in self.needs
         )
-        if not total.any():
+        if self.lacking(reference) is not None:
             return None
         of_delay = total.sum(axis=1, keepdims=True)
         pool = (wrong.sum(axis=1, keepdims=True) + 0.5) / (of_delay + 1)

@@ -47,7 +47,7 @@ def replay(one: Watch, counts: CountedHistory, first: int, told: Callable[[int],
     lanes = len(one.lanes)
     mass, alarms = np.zeros((lanes, len(one.weights))), np.zeros(lanes, np.int64)
     heard, last = np.zeros(lanes, np.bool_), np.full(lanes, first - 1)
-    for stretch in _stretches(one, counts, first, stop):
+    for stretch in _stretches(one, counts, first, stop) if len(one.judged) else ():
         at, there = stretch.lanes, stretch.ticks >= 0
         evidence = np.zeros((*there.shape, len(one.weights)))
         evidence[there] = said = one.fitted.evidence(stretch.seen)

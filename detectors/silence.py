@@ -11,7 +11,7 @@ import numpy as np
 
 from detectors.alarm import LOWEST, Flags, Floats, Ints
 from detectors.binning import HOUR_MS, WEEK_HOURS, week_hour
-from detectors.detector import Description, LaneTicks, Reference, Z, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, grouped, uniform
 from schemas.finding import Effect
 
 QUIET_SHARE = 0.5
@@ -109,15 +109,25 @@ class Silence:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = True
+    least: ClassVar[str] = f"traffic of {LEAST_NATS_PER_WEEK / QUIET_SHARE:.0f} outputs a week"
 
     tolerances: tuple[float, ...]
+
+    def scope(self, reference: Reference) -> Flags:
+        """Return the whole model and each segment value, in all versions together."""
+        return reference.of_any_version() & reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:
+        """Look for traffic."""
+        has = reference.arrays[self.needs[1]].any() and hours_seen(reference.reference_ms).any()
+        return None if has else Unarmed.NO_TRAFFIC
 
     def fit(self, reference: Reference, tolerance: float) -> FittedSilence | None:
         """Fit the traffic by hour of the week; None where there was none."""
         counts = reference.arrays["outputs_by_week_hour"].astype(np.float64)
         tick_ms = reference.binning.tick_ms
         ticks = hours_seen(reference.reference_ms) * (HOUR_MS / tick_ms)
-        if not counts.any() or not ticks.any():
+        if self.lacking(reference) is not None:
             return None
         mean = counts.sum(axis=1, keepdims=True) / ticks.sum()
         day_counts = counts.reshape(len(counts), 7, 24).sum(axis=1)
@@ -132,7 +142,7 @@ class Silence:
             least=least,
             whole=reference.whole(),
             tick_ms=tick_ms,
-            watched=often & reference.of_any_version() & reference.listed(),
+            watched=often & self.scope(reference),
         )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, LaneTicks, Reference, Z, filled, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, filled, grouped, uniform
 from schemas.finding import Effect
 
 RATIOS = (1.15, 1.3, 1.5, 1.8, 2.2, 3.0, 5.0, 10.0)
@@ -129,6 +129,11 @@ class Stratified:
             words = f"accuracy {observed:.1%} at full maturity, {healthy:.1%} promised"
         effect = Effect(observed=observed, expected=healthy, unit=unit)
         return Description(kind=self.kind, effect=effect, message=words, n=round(labels))
+
+
+def without_labels(reference: Reference, total: str) -> Unarmed | None:
+    """Whether the whole model has no label that counts."""
+    return None if reference.arrays[total][reference.whole()].any() else Unarmed.NO_LABELS
 
 
 def flat(counts: Ints, *, delay_only: bool) -> Ints:

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from detectors.alarm import Ints
+from detectors.arming import spend_of
 from detectors.budget import WEEK_MS, Budget
 from detectors.detector import Reference, Tick
-from detectors.fitting import spend_of
 from detectors.statistics import needed
 from detectors.table import DETECTORS, READS
 from detectors.usable import fits

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pytest
 
 from detectors.alarm import Floats, Ints
+from detectors.arming import spend_of
 from detectors.binning import NULL_STATE, NUMBER, confidence_of
 from detectors.budget import Budget
 from detectors.detector import Reference, Tick
-from detectors.fitting import fit_baseline, spend_of
+from detectors.fitting import fit_baseline
 from detectors.history import NO_LABEL, FeatureHistory, History, Names, counted
 from detectors.statistics import needed
 from detectors.table import DETECTORS, NEEDS

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.alarm import Floats, march, step
+from detectors.arming import spend_of
 from detectors.budget import Budget
-from detectors.fitting import spend_of
 from detectors.history import NO_LABEL, CountedHistory, History, counted
 from detectors.replay import replay
 from detectors.statistics import needed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detectors.alarm import Flags, Floats, Ints
-from detectors.detector import Description, LaneTicks, Reference, Tick, grouped, uniform
+from detectors.detector import Description, LaneTicks, Reference, Tick, Unarmed, grouped, uniform
 from detectors.watch import Outcome, Watch, WatchState, advance, begin, carried, watch
 from schemas.finding import Effect
 
@@ -50,7 +50,14 @@ class Telling:
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
+    least: ClassVar[str] = "nothing"
     tolerances: ClassVar[tuple[float, ...]] = (0.0,)
+
+    def scope(self, reference: Reference) -> Flags:
+        return reference.listed()
+
+    def lacking(self, reference: Reference) -> Unarmed | None:  # noqa: ARG002
+        return None
 
     def fit(self, reference: Reference, tolerance: float) -> Told | None:  # noqa: ARG002
         return Told()

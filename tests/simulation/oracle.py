@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from detectors.arming import spend_of
 from detectors.budget import Budget
 from detectors.detector import Reference, Tick
-from detectors.fitting import spend_of
 from detectors.statistics import needed
 from detectors.table import DETECTORS, NEEDS
 from detectors.watch import Watch, WatchState, advance, begin, recent, watch

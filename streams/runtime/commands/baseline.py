@@ -14,17 +14,23 @@ shadow, where it is counted and rings for nobody. You are told both.
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
 from config.settings import Settings
-from detectors.fitting import HistoryError, fit_baseline
+from detectors.feature_integrity import RULE_USUAL_SHARE
+from detectors.fitting import LEAST_OUTPUTS, HistoryError, Learned, learn
+from detectors.history import History
+from detectors.suitability import LEAST_SPAN_MS, Doubt, Doubtful, doubts
+from detectors.table import DETECTORS
 from schemas.baseline import Baseline
 from schemas.fields import MalformedRecordError
 from schemas.instant import instant
 from schemas.model import Model
 from streams.runtime import topics
-from streams.runtime.commands.common import add_json, add_settings, settings_of
+from streams.runtime.arming_words import ACCEPT_FAULTY, ACCEPT_SHORT, doubtful, reasons, signals, table
+from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
 from streams.runtime.histories import Gathered, gather, history_of
 from streams.runtime.lines import plain
 from streams.runtime.reading import Reader
@@ -39,6 +45,7 @@ from streams.runtime.terminal import (
     at,
     columns,
     complain,
+    lasting,
     say,
     say_json,
 )
@@ -52,22 +59,75 @@ FORGET_MS = 7 * 86_400_000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     inner = parser.add_subparsers(dest="action", required=True, metavar="build|list")
-    build = inner.add_parser("build", help="fit, try and publish")
+    build = add_command(inner, "build", "learn, try and publish", BUILDS)
     build.add_argument("file", type=Path, metavar="FILE", help="healthy outputs, NDJSON or Parquet")
-    build.add_argument("--labels", type=Path, metavar="FILE", help="their labels, where they do not stand beside them")
-    build.add_argument("--model", required=True, help="which model of the settings")
+    build.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="their labels, NDJSON or Parquet (default: those that stand beside the outputs)",
+    )
+    build.add_argument(
+        "--model", required=True, metavar="NAME", help="which model of the settings; other rows are left"
+    )
     build.add_argument(
         "--valid-from",
         metavar="TIME",
-        help="event time from which it holds, RFC 3339; by default two minutes from now. An earlier time is right only "
-        "where nothing of it has been read yet, as before a replay",
+        help="event time from which it holds, RFC 3339 with its zone (default: two minutes from now). An earlier time "
+        "is right only where nothing of it has been counted yet, as before a replay",
     )
-    build.add_argument("--dry-run", action="store_true", help="fit and try, publish nothing, ask no broker")
+    build.add_argument(
+        "--dry-run", action="store_true", help="learn and try; publish nothing, ask no broker (default: publish)"
+    )
+    build.add_argument(
+        ACCEPT_SHORT,
+        action="store_true",
+        help=f"take a history that spans less than {lasting(LEAST_SPAN_MS)} (default: refused)",
+    )
+    build.add_argument(
+        ACCEPT_FAULTY,
+        action="append",
+        default=[],
+        metavar="FEATURE",
+        help="take a history in which this feature, though required, is missing, or is of the wrong type, in "
+        f"{100 * RULE_USUAL_SHARE:.0f} %% of the outputs or more; once for each (default: that is refused)",
+    )
     add_json(build)
     add_settings(build)
-    listing = inner.add_parser("list", help="what is published")
+    listing = add_command(inner, "list", "what is published", LISTS)
     add_json(listing)
     add_settings(listing)
+
+
+BUILDS = f"""
+Learn what healthy looks like from a file of outputs and labels, try it on that same history, arm what stays silent, and
+publish it. You are told, for each detector and group of lanes, how many are armed, how much had to be tolerated (in
+log-odds; 0 is best), and of the others why not and what helps.
+
+What the history should be: healthy, since it is what all that follows is compared with; some weeks long, since traffic
+is judged by the hour of the week; with labels, or no error is ever judged. It is refused with fewer than {LEAST_OUTPUTS}
+outputs, where it spans less than {lasting(LEAST_SPAN_MS)}, where a required feature is missing or any is of the wrong
+type in {100 * RULE_USUAL_SHARE:.0f} % of the outputs or more, and where nothing could be armed. Its last two weeks are
+tried; older ones count. Times are milliseconds since 1970, in UTC.
+
+A new baseline holds from two minutes after it was published; what lanes remember goes on under it. Earlier ones are
+forgotten a week later.
+
+  tocsin baseline build healthy.parquet --model fraud --config tocsin.toml
+  tocsin baseline build outputs.ndjson --labels labels.ndjson --model fraud --dry-run
+  tocsin baseline build healthy.ndjson --model fraud --valid-from 2026-11-01T00:00:00Z --json
+  tocsin baseline build healthy.ndjson --model fraud {ACCEPT_FAULTY} income
+
+Status: 0 published (or, with --dry-run, publishable), 5 refused or unreadable.
+"""
+
+LISTS = """
+List the baselines that are published: model, version, from when on each holds, what it was learned from, how many lanes
+it has and how many detectors have any armed. A version is forgotten a week after the next has taken its place.
+
+  tocsin baseline list --config tocsin.toml
+  tocsin baseline list --json
+"""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -103,10 +163,11 @@ def _list(arguments: argparse.Namespace, found: list[Baseline]) -> int:
                 at(one.valid_from_ms),
                 f"{at(one.reference_ms[0])} - {at(one.reference_ms[1])}",
                 str(len(one.lanes)),
+                f"{sum(map(bool, one.armed.values()))} of {len(DETECTORS)}",
             )
             for one in found
         ]
-        say("\n".join(columns(("model", "version", "valid from", "learned from", "lanes"), rows)))
+        say("\n".join(columns(("model", "version", "valid from", "learned from", "lanes", "detectors armed"), rows)))
     else:
         complain("no baseline is published: `tocsin baseline build` makes one")
     return Exit.DONE
@@ -125,11 +186,13 @@ def _summary(one: Baseline) -> dict[str, object]:
 
 
 def _build(arguments: argparse.Namespace, settings: Settings) -> int:
-
     model = settings.models.get(arguments.model)
     if model is None:
         known = ", ".join(settings.models) or "none"
         raise CommandError(Exit.USAGE, f"no model is called {arguments.model}; the settings list {known}")
+    unknown = [name for name in arguments.accept_faulty if name not in model.features]
+    if unknown:
+        raise CommandError(Exit.USAGE, f"{ACCEPT_FAULTY} {plain(unknown[0])}: {model.name} declares no such feature")
     now_ms = time.time_ns() // 1_000_000
     valid_from_ms = now_ms + MARGIN_MS if arguments.valid_from is None else _instant(arguments.valid_from)
     if valid_from_ms < now_ms + MARGIN_MS and not arguments.dry_run:
@@ -139,9 +202,10 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
         with Reader(settings.kafka) as reader:
             earlier = [one for one in published(reader) if one.model == model.name]
     history = history_of(_gathered(arguments, model), model)
+    found = _doubted(history, model, arguments)
     with Steps() as steps:
         try:
-            baseline = fit_baseline(
+            learned = learn(
                 history,
                 model,
                 budget=settings.budget(),
@@ -152,13 +216,37 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
             )
         except HistoryError as error:
             raise CommandError(Exit.DATA, str(error)) from None
+    baseline = learned.baseline
+    if not any(baseline.armed.values()):
+        why = "\n".join(reasons(learned, model))
+        raise CommandError(Exit.DATA, f"nothing can be armed by this history, so nothing would ever ring\n{why}")
     if not arguments.dry_run:
         send_all(settings.kafka, records_of(baseline, earlier, now_ms, settings.kafka.output_partitions))
     if arguments.json:
-        say_json(_summary(baseline))
+        said = [{**asdict(one), "doubt": one.doubt.value} for one in found]
+        outputs, labelled = len(history.made_at_ms), int(history.labelled.sum())
+        counts = {"outputs": outputs, "labelled": labelled, "published": not arguments.dry_run}
+        say_json({**_summary(baseline), **counts, "signals": signals(learned), "doubts": said})
     else:
-        _tell(baseline, len(history.made_at_ms), int(history.labelled.sum()), is_published=not arguments.dry_run)
+        _tell(learned, model, history, is_published=not arguments.dry_run)
     return Exit.DONE
+
+
+def _doubted(history: History, model: Model, arguments: argparse.Namespace) -> list[Doubtful]:
+    """Say what is doubtful in a history; refuse what is grave and not accepted."""
+    if not len(history.made_at_ms):
+        raise CommandError(Exit.DATA, f"{arguments.file}: no outputs of {model.name}")
+    found, refused = doubts(history, model), []
+    for one in found:
+        words, remedy = doubtful(one)
+        is_accepted = arguments.accept_short if one.doubt is Doubt.SHORT else one.feature in arguments.accept_faulty
+        if one.grave and not is_accepted:
+            refused.append(f"{words}\n  {remedy}")
+        else:
+            complain(f"beware: {words}" + ("" if one.grave else f" ({remedy})"))
+    if refused:
+        raise CommandError(Exit.DATA, "this history is no reference\n" + "\n".join(refused))
+    return found
 
 
 def _instant(text: str) -> int:
@@ -201,16 +289,17 @@ def records_of(baseline: Baseline, earlier: list[Baseline], now_ms: int, partiti
                 yield Routed(topic=topics.BASELINES, key=key, value=None, partition=partition)
 
 
-def _tell(baseline: Baseline, outputs: int, labelled: int, *, is_published: bool) -> None:
-    say(f"{plain(baseline.model)}, version {baseline.version}, valid from {at(baseline.valid_from_ms)}")
+def _tell(learned: Learned, model: Model, history: History, *, is_published: bool) -> None:
+    baseline, outputs, labelled = learned.baseline, len(history.made_at_ms), int(history.labelled.sum())
     begins, ends = baseline.reference_ms
-    say(f"learned from {outputs:,} outputs, {labelled:,} of them labelled, {at(begins)} to {at(ends)}")
+    span = f"{at(begins)} to {at(ends)} ({lasting(ends - begins)})"
+    say(f"{plain(baseline.model)}, version {baseline.version}, valid from {at(baseline.valid_from_ms)}")
+    say(f"learned from {outputs:,} outputs, {labelled:,} of them labelled ({labelled / outputs:.0%}), {span}")
     say(f"{len(baseline.lanes)} lanes, {len(baseline.binning.features)} features")
     say()
-    rows = [
-        (name, f"{len(baseline.armed.get(name, ()))} of {len(baseline.lanes)}", f"{width:g}")
-        for name, width in baseline.tolerance.items()
-    ]
-    say("\n".join(columns(("detector", "armed lanes", "tolerance, log-odds"), rows)))
+    say("\n".join(table(learned)))
+    why = reasons(learned, model)
+    if why:
+        say("\n".join(["", "not armed, and why:", *(f"  {line}" for line in why)]))
     say()
     say("Published." if is_published else "Not published (--dry-run).")

@@ -53,7 +53,6 @@ def inner_commands() -> list[argparse.ArgumentParser]:
     return [
         inner
         for name in COMMANDS
-        if name != "baseline"
         for action in configured(name)._actions  # noqa: SLF001 -- argparse shows them nowhere else
         if isinstance(action, argparse._SubParsersAction)  # noqa: SLF001
         for inner in action.choices.values()

@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with history.open("wb") as lines:
         for n in range(2_000):
             answer = int(score[n] >= 0.5)
-            made_at_ms = BEGINS_MS + n * 1_000
+            made_at_ms = BEGINS_MS + n * 2_000
             row = {
                 "prediction_id": f"p{n}",
                 "model": "fraud",
@@ -87,7 +87,115 @@ def test_a_history_that_is_too_short_is_no_reference(tocsin: Tocsin, files: tupl
     short.write_text("".join(history.read_text().splitlines(keepends=True)[:100]))
     status, _, err = tocsin("baseline", "build", str(short), "--model", "fraud", "--config", str(settings), "--dry-run")
     assert status == Exit.DATA
-    assert "at least 500 outputs" in err
+    assert "100 outputs, at least 500 are expected" in err
+
+
+SETTINGS = """
+[models.fraud]
+kind = "classification"
+sla_accuracy = 0.8
+segments = ["region"]
+features = { income = "numeric" }
+required = ["income"]
+[models.notes]
+kind = "text"
+"""
+
+
+def written(
+    folder: Path, *, outputs: int = 1_500, spans_ms: int = 7_200_000, missing: float = 0.0, **also: object
+) -> Path:
+    """Write a history of `fraud` without labels, or of another model, in which income is missing now and then."""
+    (folder / "some.toml").write_text(SETTINGS)
+    file, rng = folder / "some.ndjson", np.random.default_rng(6)
+    score, hit = rng.random(outputs).round(3).tolist(), (rng.random(outputs) < missing).tolist()
+    with file.open("wb") as lines:
+        for n in range(outputs):
+            row = {
+                "prediction_id": f"p{n}",
+                "model": "fraud",
+                "made_at_ms": BEGINS_MS + n * spans_ms // outputs,
+                "prediction": int(score[n] >= 0.5),
+                "score": score[n],
+                "segments": {"region": "north" if n % 20 else "west"},
+                "features": {} if hit[n] else {"income": 1.0 + n},
+            }
+            lines.write(
+                msgspec.json.encode({name: value for name, value in {**row, **also}.items() if value is not None})
+                + b"\n"
+            )
+    return file
+
+
+def build(tocsin: Tocsin, file: Path, *more: str, model: str = "fraud") -> tuple[int, str, str]:
+    settings = str(file.with_suffix(".toml"))
+    return tocsin("baseline", "build", str(file), "--model", model, "--config", settings, "--dry-run", *more)
+
+
+def test_what_is_not_armed_is_named_with_the_reason_and_what_helps(tocsin: Tocsin, tmp_path: Path) -> None:
+    status, out, err = build(tocsin, written(tmp_path))
+    assert status == Exit.DONE
+    assert "1,500 outputs, 0 of them labelled (0%)" in out
+    assert (
+        "the history has no labels: error_given_score, raw_error, accuracy_below_sla, label_pipeline, label_silence"
+        in out
+    )
+    assert "--labels FILE" in out
+    assert "confidence_drop (1 lane: segment:region=west, each needs 200 outputs)" in out
+    assert "not a week" in err
+    lines = {line.split()[0]: line for line in out.splitlines() if line}
+    assert lines["raw_error"].split()[1:4] == ["0", "of", "1"]
+    assert lines["feature_integrity_rule"].split()[1:] == ["1", "of", "1", "-", "-", "-", "0"]
+
+
+def test_lanes_are_named_where_others_of_a_detector_are_armed(tocsin: Tocsin, tmp_path: Path) -> None:
+    file = written(tmp_path)
+    with file.with_suffix(".toml").open("a") as settings:
+        settings.write("[detect]\nmax_rollups_per_model = 2\n")
+    out = build(tocsin, file)[1]
+    assert "not the busiest: silence (1 lane: segment:region=west)\n    raise detect.max_rollups_per_model" in out
+
+
+def test_a_script_gets_the_same(tocsin: Tocsin, tmp_path: Path) -> None:
+    said = json.loads(build(tocsin, written(tmp_path), "--json")[1])
+    assert (said["outputs"], said["labelled"], said["published"]) == (1_500, 0, False)
+    raw = [one for one in said["signals"] if one["detector"] == "raw_error"]
+    assert raw == [
+        {"detector": "raw_error", "lanes": group, "of": of, "armed": 0, "unarmed": {"no_labels": of}}
+        for group, of in (("whole model", 1), ("segment values", 2))
+    ]
+    assert [one["doubt"] for one in said["doubts"]] == ["not_a_week"]
+
+
+def test_a_required_feature_that_is_mostly_missing_is_refused_or_accepted_by_name(
+    tocsin: Tocsin, tmp_path: Path
+) -> None:
+    file = written(tmp_path, missing=0.48)
+    status, out, err = build(tocsin, file)
+    assert (status, out) == (Exit.DATA, "")
+    assert "required feature income is missing" in err
+    assert "--accept-faulty income" in err
+    assert build(tocsin, file, "--accept-faulty", "age")[0] == Exit.USAGE
+    status, out, err = build(tocsin, file, "--accept-faulty", "income")
+    assert status == Exit.DONE
+    assert "beware: required feature income is missing" in err
+
+
+def test_a_short_history_is_refused_or_accepted(tocsin: Tocsin, tmp_path: Path) -> None:
+    file = written(tmp_path, spans_ms=1_800_000)
+    status, _, err = build(tocsin, file)
+    assert status == Exit.DATA
+    assert "at least 1 h is expected" in err
+    assert build(tocsin, file, "--accept-short")[0] == Exit.DONE
+
+
+def test_where_nothing_could_ring_nothing_is_published(tocsin: Tocsin, tmp_path: Path) -> None:
+    rare = written(tmp_path, outputs=600, spans_ms=60 * 86_400_000, model="notes", score=None, prediction="yes")
+    status, out, err = build(tocsin, rare, model="notes")
+    assert (status, out) == (Exit.DATA, "")
+    assert "nothing can be armed" in err
+    assert "silence" in err
+    assert build(tocsin, rare)[0] == Exit.DATA  # of fraud there is nothing at all
 
 
 def test_a_version_gets_its_tombstones_a_week_after_the_next_one_took_its_place() -> None:
