@@ -1,9 +1,13 @@
 """What all tests share."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+HELPERS = [f"tests.{folder.parent.name}" for folder in Path(__file__).parent.glob("*/[!_]*.py")]
+pytest.register_assert_rewrite(*sorted(set(HELPERS)))  # what fails in a helper shows its values too
 
 settings.register_profile("tocsin", deadline=None)  # no test asserts a time
 settings.load_profile("tocsin")

@@ -201,6 +201,8 @@ class HotPath:
         }
         self._baselines: dict[tuple[str, int], Baseline] = {}
         self._clock_ms: int | None = None
+        self._followed: dict[tuple[str, int], int] = {}
+        """Where the baselines and the clock are read on."""
         self._dead: list[DeadLetter] = []
         self._dead_bytes = 0
         self._placement = {topic: Placement() for topic in _BY_TOPIC}
@@ -454,6 +456,7 @@ class HotPath:
                     raise TimeoutError(f"the brokers did not say where {clock}[{partition}] ends")
                 low, high = bounds
                 places.append(TopicPartition(clock, partition, max(low, high - 1)))
+        self._followed = {(one.topic, one.partition): one.offset for one in places}
         self._follower.assign(places)
         deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
         while waiting:
@@ -470,9 +473,13 @@ class HotPath:
             self._take_followed(message)
 
     def _take_followed(self, message: Message) -> None:
+        place = message.topic() or "", message.partition() or 0
         if message.error() is not None:
             self._note_error(message)
+            if _code(message) == _LOST_POSITION:
+                self._read_again(self._follower, place, self._followed[place])
             return
+        self._followed[place] = (message.offset() or 0) + 1
         value = message.value()
         try:
             if message.topic() == self._full(topics.CLOCK):
@@ -532,6 +539,17 @@ class HotPath:
                 one.claim.end()
             else:
                 self._note_error(message)
+                if _code(message) == _LOST_POSITION:
+                    place = self._full(topics.CHANGELOG), one.partition
+                    self._read_again(self._changelog, place, one.claim.read_to)
+
+    def _read_again(self, consumer: Consumer, place: tuple[str, int], at: int) -> None:
+        """Let a consumer that has lost its position go on: the broker spoke too soon, or the log begins later now."""
+        topic, partition = place
+        bounds = self._bounds(topic.removeprefix(self._kafka.topic_prefix), partition)
+        low = OFFSET_BEGINNING if bounds is None else bounds[0]
+        consumer.incremental_unassign([TopicPartition(topic, partition)])
+        consumer.incremental_assign([TopicPartition(topic, partition, max(at, low))])
 
     def _begin(self, one: _Owned, bounds: Mapping[str, "_Bounds | None"]) -> None:
         """Go on from the state that counts; `bounds` says where the logs begin and end."""

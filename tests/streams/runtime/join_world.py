@@ -140,7 +140,7 @@ class World:
                     self.dead[topic, partition] = self.dead.get((topic, partition), 0) + 1
                     self._send(topic, partition, "x", bad, placed, [])
             assert self.producer.flush(WAIT_S) == 0
-            for some, offsets in placed:
+            for some, offsets in sorted(placed, key=lambda one: one[1]):  # the log's order: what was refused came later
                 if topic == topics.OUTPUTS:
                     self.outputs[partition] += [as_output(row, offsets[0], at) for at, row in enumerate(some)]
                 else:

@@ -22,11 +22,13 @@ from streams.runtime.claims import FencedError
 from streams.runtime.embedded_broker import EmbeddedBroker
 from streams.runtime.hot_path import HotPath, HotPathSettings, StartRefusedError
 from streams.stages.blocks import BlockKey
-from tests.streams.runtime.broker_faults import PRODUCE, BrokerFaults
+from tests.streams.runtime.broker_faults import FETCH, LIST_OFFSETS, OFFSET_COMMIT, PRODUCE, BrokerFaults
 from tests.streams.runtime.join_world import BEGAN_MS, JOIN, LATER_MS, World, hot_path_settings, message_of
 from tests.streams.runtime.test_topics import settings as kafka_settings
 
 WAIT_S = 60
+CONSUMERS = 8
+"""More answers than a worker's consumers ask for at a time: each gets one."""
 
 
 @pytest.fixture
@@ -303,6 +305,32 @@ def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(
     world.tell(LATER_MS)
     world.check()
     worker.until(lambda: worker.hot_path.status.paused == "")
+
+
+def test_errors_in_answers_to_every_kind_of_request_cost_nothing(
+    cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults
+) -> None:
+    world = World(cluster, seed=7)
+    world.write(600)
+    worker = begin()
+    counts = worker.hot_path.counts
+    worker.until(lambda: counts["checkpoints"] > 0)
+    moving = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE]
+    for _ in range(3):
+        faults.answer(PRODUCE, [*moving, KafkaError.REQUEST_TIMED_OUT, KafkaError.NOT_ENOUGH_REPLICAS])
+        faults.answer(FETCH, [*moving, KafkaError.UNKNOWN_TOPIC_OR_PART, *[KafkaError.OFFSET_OUT_OF_RANGE] * CONSUMERS])
+        faults.answer(OFFSET_COMMIT, [KafkaError.NOT_COORDINATOR, KafkaError.REBALANCE_IN_PROGRESS])
+        faults.answer(LIST_OFFSETS, moving)
+        before = counts["checkpoints"]
+        world.write(100)
+        worker.until(lambda before=before: counts["checkpoints"] > before)  # type: ignore[misc]
+    faults.clear(PRODUCE, FETCH, OFFSET_COMMIT, LIST_OFFSETS)
+    world.tell(LATER_MS)
+    world.check()
+    assert counts["refused_commits"] > 0
+    assert counts["unanswered_probes"] > 0
+    assert sum(n for name, n in counts.items() if name.startswith("error_")) > 0
+    assert counts["offsets_lost"] == counts["conservation_errors"] == 0
 
 
 def test_a_write_that_is_refused_for_good_ends_the_worker_and_costs_nothing(
