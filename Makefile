@@ -5,6 +5,7 @@ RUN   := $(UV) run --frozen
 KAFKA := $(UV) run --frozen --group kafka python deploy/kafka/local_kafka.py
 SEEDS ?= 100
 ROUNDS ?= 13
+JOBS ?= 4
 
 .NOTPARALLEL:
 .PHONY: help setup demo test check lint sim chaos kafka kafka-stop kafka-fetch clean
@@ -18,9 +19,9 @@ setup: ## make the environment of a developer in .venv
 demo: ## from two topics to a delivered notification, nothing to install; BROKER=host:port takes a Kafka
 	$(RUN) --no-dev tocsin demo $(if $(BROKER),--broker $(BROKER))
 
-test: lint kafka-fetch ## all checks and all tests, with a real Kafka
+test: lint kafka-fetch ## all checks and all tests, with real Kafkas: JOBS=n at a time, for tests mostly wait
 	@mkdir -p build
-	$(RUN) --group kafka python -Im pytest -rs --junitxml=build/junit.xml
+	$(RUN) --group kafka python -Im pytest --numprocesses=$(JOBS) --dist=loadfile -rs --junitxml=build/junit.xml
 
 check: lint ## all checks and the quick tests, for each change
 	$(RUN) python -Im pytest -m "not kafka and not slow"
