@@ -802,7 +802,8 @@ class StageHost:
     ) -> tuple[int, int] | None:
         """Say that we own a partition, and make good what the owner before left half done.
 
-        Return our epoch, and the next offset of the changelog; None when partitions begin to move again.
+        Return our epoch, and the offset behind our claim, from which on what others write is written over; None when
+        partitions begin to move again.
         """
         while True:
             epoch = rows.epoch + 1
@@ -817,13 +818,12 @@ class StageHost:
                 break
         again = rows.again()
         records = [self._changelog_record(partition, epoch, key, value) for key, value in again.records.items()]
-        offsets = await self._deliver([*again.outputs, *records])
-        if offsets:
+        if await self._deliver([*again.outputs, *records]):
             log.info(
                 "host.made_good stage=%s partition=%d outputs=%d rows=%d",
                 self.spec.name, partition, len(again.outputs), len(records),
             )  # fmt: skip
-        return epoch, max([end, *(offset + 1 for offset in offsets[len(again.outputs) :])])
+        return epoch, end
 
     async def _restore(self, restored: Restored, span: tuple[int, int], still: Callable[[], bool]) -> None:
         """Read a stretch of the changelog of one partition, all of it, unless partitions begin to move again.

@@ -132,7 +132,7 @@ class StageHost:
             self._send(one)
             yield Step.WORKED
         for key, value in again.records.items():
-            self._next_changelog_offset = self._changelog.append(key, value, headers) + 1
+            self._changelog.append(key, value, headers)
             yield Step.WORKED
         self._view = View(self.partition, self._table)
         for topic in self.spec.inputs:
