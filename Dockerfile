@@ -1,5 +1,6 @@
 # Tocsin's image: the first stage builds, the second holds Python, the installed wheel and nothing to build with.
 FROM python:3.12-slim AS build
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
 RUN pip install --no-cache-dir 'uv>=0.9,<1'
 ENV UV_PROJECT_ENVIRONMENT=/opt/tocsin \
     UV_PYTHON_DOWNLOADS=never \
@@ -15,6 +16,7 @@ COPY schemas schemas
 COPY detectors detectors
 COPY config config
 COPY streams streams
+COPY deploy/compile_plain.py deploy/
 RUN uv sync --frozen --no-dev --no-editable
 # what takes room and is never used: the libraries' own tests and headers, and PyArrow's ways to other machines
 RUN cd /opt/tocsin/lib/python3*/site-packages \

@@ -8,7 +8,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-NEEDED = ("a real Kafka", "kcat", "docker-compose")
+NEEDED = ("a real Kafka", "kcat", "docker-compose", "gcc")
 """What a run must have had: `tests/conftest.py` says of each test which of these it needs."""
 
 

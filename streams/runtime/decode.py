@@ -10,14 +10,17 @@ under their index, and the others count.
 
 In columns, null means absent, but for features, where null is what the model was given. Fields that no column needs
 are not looked at: neither is their type checked, nor do they cost.
+
+What is plain is read by `plain`, without an object for a row, where that could be compiled; what is not, and all that is
+wrong, here.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from types import GenericAlias
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -31,10 +34,12 @@ from schemas.fields import REFUSALS, MalformedRecordError, Value, described, mal
 from schemas.label import Version
 from schemas.model import Model
 from schemas.output import Millis, Name, Share
-from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, number_bits
+from streams.runtime import plain
+from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, identity_hashes, number_bits
+from streams.runtime.plain import EMPTY_IS_ABSENT, OF_MODELS, Kind, Scanned, Scanner, Scope, Wanted
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Headers
-from streams.stages.batch import Coded, FeatureColumn, LabelBatch, OutputBatch
+from streams.stages.batch import BatchT, Coded, FeatureColumn, LabelBatch, OutputBatch, merged
 
 CHUNK_ROWS = 1_000
 """Rows whose Python objects are held at once: few enough to stay in the processor's cache."""
@@ -48,7 +53,6 @@ _ABSENT = float("nan")
 """What a feature is that a row does not have. JSON knows no NaN, so that none comes from outside."""
 _GROUPS = ("features", "segments", "probabilities")
 
-BatchT = TypeVar("BatchT", OutputBatch, LabelBatch)
 Array = npt.NDArray[Any]
 Columns = Mapping[str, Sequence[Any]]
 
@@ -73,6 +77,17 @@ class Messages:
     key: Sequence[bytes | None]
     value: Sequence[bytes | None]
     headers: Callable[[int], Headers] = lambda _: ()
+
+    def only(self, some: Sequence[int]) -> "Messages":
+        """Return some of them, by their indices here, of the same stretch."""
+        return replace(
+            self,
+            offset=[self.offset[at] for at in some],
+            broker_ms=[self.broker_ms[at] for at in some],
+            key=[self.key[at] for at in some],
+            value=[self.value[at] for at in some],
+            headers=lambda at: self.headers(some[at]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +196,8 @@ class Edge(ABC, Generic[BatchT]):
 
     topic: ClassVar[str]
     record: ClassVar[str]
+    kinds: ClassVar[Mapping[str, tuple[Kind, int]]]
+    """What `plain` is told of each field: what it is, and which column of its kind."""
 
     def __init__(self, models: Mapping[str, Model], partitions: int) -> None:
         self._partitions = partitions
@@ -192,6 +209,7 @@ class Edge(ABC, Generic[BatchT]):
         self._table = msgspec.json.Decoder(self._table_type).decode
         self._nullable = {name for name, _, default in self._fields() if default not in (msgspec.NODEFAULT, None)}
         self._tables_first = False  # what came last: decides what is tried first, never what a message is
+        self._scanner = Scanner(self._wanted()) if plain.library() else None
 
     # -- what a row is
 
@@ -260,14 +278,107 @@ class Edge(ABC, Generic[BatchT]):
         )
         return table, absent
 
+    def _wanted(self) -> list[Wanted]:
+        """Return what `plain` is to look for."""
+        wanted = [Wanted(model, Scope.NUMERIC_MODEL, Kind.REFUSED) for model in self._numeric_models]
+        wanted += [Wanted("rows", Scope.ROW, Kind.ROWS), Wanted("columns", Scope.ROW, Kind.COLUMNS)]
+        for name, of, default in self._fields():
+            kind, column = self.kinds[name]
+            low, high = _limits(name, kind, of)
+            row = Wanted(name, Scope.ROW, kind, column, low, high, required=default is msgspec.NODEFAULT)
+            wanted.append(row)
+            if name not in _GROUPS:
+                wanted.append(row._replace(scope=Scope.COLUMN, nullable=not row.required))
+            if kind is Kind.CHOICE:
+                wanted += [Wanted(one, Scope.CHOSEN, Kind.REFUSED) for one in get_args(of)]
+        wanted += [Wanted(group, Scope.COLUMN, Kind.REFUSED) for group in _GROUPS]
+        names = 1 + max(column for kind, column in self.kinds.values() if kind is Kind.NAME)
+        for group, scope, whole in (
+            ("segments", Scope.SEGMENT, Kind.SEGMENTS),
+            ("features", Scope.FEATURE, Kind.FEATURES),
+        ):
+            if group in self._groups:
+                wanted.append(Wanted(group, Scope.ROW, whole))
+            for number, name in enumerate(self._groups.get(group, ())):
+                kind, column, low = (Kind.NAME, names, 0) if group == "segments" else (Kind.FEATURE, number, names)
+                one = Wanted(name, scope, kind, column, low, nullable=True)
+                wanted += [one, one._replace(name=f"{group}.{name}", scope=Scope.COLUMN)]
+                names += 1
+        return wanted
+
     # -- from messages to rows
 
     def decode(self, messages: Messages) -> Decoded[BatchT]:
         """Decode messages in order of place."""
+        values = _readable(messages)
+        if self._scanner is None or not values:
+            return self._decoded_here(messages, values)
+        scanned = self._scanner.scan(values)
+        if not scanned.of_message.any():
+            return self._decoded_here(messages, values)
+        decoded = self._decoded_there(scanned, messages)
+        if scanned.is_all:
+            return decoded
+        others = np.flatnonzero(scanned.of_message == 0).tolist()
+        rest = self._decoded_here(messages.only(others), [values[at] for at in others])
+        return Decoded(
+            batch=merged(decoded.batch, rest.batch),
+            dead=rest.dead,
+            sampled=decoded.sampled + rest.sampled,
+            mismatched=decoded.mismatched + rest.mismatched,
+            cut_texts=decoded.cut_texts + rest.cut_texts,
+        )
+
+    def _decoded_there(self, scanned: Scanned, messages: Messages) -> Decoded[BatchT]:
+        """Put together what `plain` has read."""
+        count = scanned.of_message
+        at = np.repeat(np.arange(len(count)), count)
+        first = np.cumsum(count) - count
+        model = scanned.coded(0)
+        starts, lengths = scanned.column("id_start"), scanned.column("id_length")
+        step = max(1, scanned.rows // SAMPLED_IDS)
+        sample = [
+            scanned.data[start : start + length]
+            for start, length in zip(starts[::step].tolist(), lengths[::step].tolist(), strict=True)
+        ]
+        place = _Place(
+            messages=messages,
+            offset=np.array(messages.offset, np.int64)[at],
+            row=(np.arange(scanned.rows) - first[at]).astype(np.int32),
+            broker_ms=np.array(messages.broker_ms, np.int64)[at],
+            id_hash=identity_hashes(model.values, model.codes, scanned.column("id_hash")),
+            model=model,
+            dead=0,
+        )
+        long = np.flatnonzero((scanned.lengths > TEXT_BYTES) & (count > 0)).tolist()
+        return Decoded(
+            batch=self._batch_of_plain(scanned, place),
+            dead=[],
+            sampled=len(sample),
+            mismatched=sum(murmur2(one, self._partitions) != messages.partition for one in sample),
+            cut_texts=sum(_long_texts(messages.value[one] or b"") for one in long),
+        )
+
+    @abstractmethod
+    def _batch_of_plain(self, scanned: Scanned, place: "_Place") -> BatchT:
+        """Make a batch of what `plain` has read."""
+
+    def _answers_of_plain(self, scanned: Scanned, model: Coded) -> npt.NDArray[np.uint32]:
+        codes, classes = scanned.classes()
+        hashes = class_hashes(classes)
+        numeric = np.array([name in self._numeric_models for name in model.values], np.bool_)
+        if not numeric.any():
+            return hashes[codes]
+        return np.where(
+            numeric[model.codes],
+            number_bits(scanned.column("answer_number")),
+            np.append(hashes, np.uint32(0))[codes],
+        )
+
+    def _decoded_here(self, messages: Messages, values: Sequence[bytes]) -> Decoded[BatchT]:
         names = [name for name, _, _ in self._fields()]
         names += [f"{group}_{number}" for group, inner in self._groups.items() for number in range(len(inner))]
         taken = _Taken(messages, {name: [] for name in names})
-        values = _readable(messages)
         while (at := len(taken.of_message)) < len(values):
             if self._tables_first:
                 self._tables_first = self._took_table(taken, values[at])
@@ -531,6 +642,15 @@ class OutputEdge(Edge[OutputBatch]):
 
     topic = "model-outputs"
     record = "output"
+    kinds: ClassVar[Mapping[str, tuple[Kind, int]]] = {
+        "prediction_id": (Kind.ID, 0),
+        "model": (Kind.NAME, 0),
+        "version": (Kind.NAME, 1),
+        "made_at_ms": (Kind.INT, 0),
+        "prediction": (Kind.ANSWER, 0),
+        "score": (Kind.SHARE, 0),
+        "probabilities": (Kind.PROBABILITIES, 0),
+    }
 
     def __init__(self, models: Mapping[str, Model], partitions: int) -> None:
         kinds: dict[str, set[str]] = {}
@@ -613,6 +733,38 @@ class OutputEdge(Edge[OutputBatch]):
         taken.add("number " + name, numbers)
         taken.add("feature " + name, codes)
 
+    def _batch_of_plain(self, scanned: Scanned, place: _Place) -> OutputBatch:
+        score = scanned.column("score").astype(np.float32)
+        greatest = scanned.column("greatest").astype(np.float32)
+        made_at_ms, prediction = scanned.column("ints", 0), self._answers_of_plain(scanned, place.model)
+        segments, features = self._groups.get("segments", ()), self._groups.get("features", ())
+        return OutputBatch(
+            partition=place.messages.partition,
+            start=place.messages.start,
+            end=place.messages.end,
+            offset=place.offset,
+            row=place.row,
+            broker_ms=place.broker_ms,
+            id_hash=place.id_hash,
+            made_at_ms=made_at_ms,
+            model=place.model,
+            version=scanned.coded(1),
+            prediction=prediction,
+            content=content_hashes(prediction, score, made_at_ms),
+            score=score,
+            confidence=np.where(np.isnan(greatest), confidence_of(score), greatest),
+            segments={name: scanned.coded(column) for column, name in enumerate(segments, 2)},
+            features={
+                name: FeatureColumn(
+                    state=scanned.column("state", number),
+                    numbers=scanned.column("numbers", number),
+                    names=scanned.coded(2 + len(segments) + number),
+                )
+                for number, name in enumerate(features)
+            },
+            dead=0,
+        )
+
     def _batch(self, taken: _Taken, place: _Place) -> OutputBatch:
         return OutputBatch(
             partition=place.messages.partition,
@@ -655,6 +807,16 @@ class LabelEdge(Edge[LabelBatch]):
 
     topic = "labels"
     record = "label"
+    kinds: ClassVar[Mapping[str, tuple[Kind, int]]] = {
+        "prediction_id": (Kind.ID, 0),
+        "model": (Kind.NAME, 0),
+        "labelled_at_ms": (Kind.INT, 0),
+        "version": (Kind.INT, 1),
+        "made_at_ms": (Kind.INT, 2),
+        "label": (Kind.ANSWER, 0),
+        "source": (Kind.CHOICE, 0),
+        "retracted": (Kind.BOOL, 0),
+    }
 
     @staticmethod
     def _fields() -> list[tuple[str, Any, Any]]:
@@ -676,6 +838,24 @@ class LabelEdge(Edge[LabelBatch]):
         for name in ("labelled_at_ms", "version", "made_at_ms"):
             taken.add(name, np.array(columns[name], np.int64))
         taken.add("retracted", np.array(columns["retracted"], np.bool_))
+
+    def _batch_of_plain(self, scanned: Scanned, place: _Place) -> LabelBatch:
+        return LabelBatch(
+            partition=place.messages.partition,
+            start=place.messages.start,
+            end=place.messages.end,
+            offset=place.offset,
+            row=place.row,
+            broker_ms=place.broker_ms,
+            id_hash=place.id_hash,
+            labelled_at_ms=scanned.column("ints", 0),
+            model=place.model,
+            label=self._answers_of_plain(scanned, place.model),
+            version=scanned.column("ints", 1),
+            made_at_ms=scanned.column("ints", 2),
+            retracted=scanned.column("bools", 0),
+            dead=0,
+        )
 
     def _batch(self, taken: _Taken, place: _Place) -> LabelBatch:
         return LabelBatch(
@@ -730,6 +910,14 @@ def _rows_of(value: bytes) -> Sequence[Any] | None:
         return raw if isinstance(raw, list) else None
     rows, error = OutputEdge({}, 1)._rows_of_columns(raw)  # noqa: SLF001
     return rows if error is None else None
+
+
+def _limits(name: str, kind: Kind, of: Any) -> tuple[int, int]:  # noqa: ANN401 - a type, annotated or not
+    """Return what `plain.Wanted` calls `low` and `high`."""
+    if kind is Kind.INT:
+        (bounds,) = of.__metadata__
+        return bounds.ge, bounds.le
+    return int(of is Name), {"model": OF_MODELS, "version": EMPTY_IS_ABSENT}.get(name, 0)
 
 
 def _classes(values: Sequence[str | float]) -> npt.NDArray[np.uint32]:

@@ -86,10 +86,15 @@ def id_hashes(models: Sequence[str], codes: npt.NDArray[np.int32], prediction_id
     >>> bool(first == second)
     False
     """
-    if not prediction_ids:
+    return identity_hashes(models, codes, text_hashes(prediction_ids))
+
+
+def identity_hashes(models: Sequence[str], codes: npt.NDArray[np.int32], ids: Hashes) -> Hashes:
+    """Return `id_hashes` of ids that are hashed already (`text_hashes`)."""
+    if not len(ids):
         return np.zeros(0, np.uint64)
     seeds = np.array([_digest(model, _WORD) for model in models], np.uint64)
-    return _mix(text_hashes(prediction_ids) ^ seeds[codes])
+    return _mix(ids ^ seeds[codes])
 
 
 def _digest(text: str, size: int) -> int:

@@ -1,7 +1,8 @@
 """What does the join receive? Columns of one topic and one partition."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -123,3 +124,41 @@ class LabelBatch:
     made_at_ms: Ints
     retracted: npt.NDArray[np.bool_]
     dead: int
+
+
+BatchT = TypeVar("BatchT", OutputBatch, LabelBatch)
+
+
+def merged(one: BatchT, other: BatchT) -> BatchT:
+    """Put two batches of different messages of the same stretch together, in order of place.
+
+    Raises
+    ------
+    ValueError
+        They are not of the same stretch.
+    """
+    if (one.partition, one.start, one.end) != (other.partition, other.start, other.end):
+        raise ValueError(
+            f"{one.partition}: [{one.start}, {one.end}) is not {other.partition}: [{other.start}, {other.end})"
+        )
+    order = np.argsort(np.concatenate([one.offset, other.offset]), kind="stable")
+    parts = {field.name: _both(getattr(one, field.name), getattr(other, field.name), order) for field in fields(one)}
+    return type(one)(**{**parts, "partition": one.partition, "start": one.start, "end": one.end})
+
+
+def _both(one: Any, other: Any, order: npt.NDArray[np.int64]) -> Any:  # noqa: ANN401 - whatever a batch has
+    match one:
+        case np.ndarray():
+            return np.concatenate([one, other])[order]
+        case Coded():
+            numbers = {name: code for code, name in enumerate(dict.fromkeys((*one.values, *other.values)))}
+            anew = np.array([*(numbers[name] for name in other.values), -1], np.int32)
+            return Coded(np.concatenate([one.codes, anew[other.codes]])[order], tuple(numbers))
+        case FeatureColumn():
+            return FeatureColumn(
+                *(_both(getattr(one, field.name), getattr(other, field.name), order) for field in fields(one))
+            )
+        case Mapping():
+            return {name: _both(column, other[name], order) for name, column in one.items()}
+        case _:  # a count
+            return one + other

@@ -97,7 +97,10 @@ def test_the_build_leaves_the_wheel_and_what_it_needs_and_the_command_runs(tmp_p
             case "COPY":
                 for name in here.split()[:-1]:
                     source = ROOT / name
+                    (work / name).parent.mkdir(exist_ok=True)
                     (shutil.copytree if source.is_dir() else shutil.copy)(source, work / name)
+            case "RUN" if rest.startswith("apt-get"):
+                assert rest.endswith("gcc libc6-dev"), "what deploy/compile_plain.py looks for"
             case "RUN" if rest.startswith("pip install"):
                 assert rest == "pip install --no-cache-dir 'uv>=0.9,<1'", "what deploy/uv.sh brings"
             case "RUN":
@@ -136,3 +139,5 @@ def test_the_build_leaves_the_wheel_and_what_it_needs_and_the_command_runs(tmp_p
     assert Path(file).is_relative_to(folder)
     assert int(people) > 0, "Parquet can be read"
     assert not list(folder.rglob("numpy/**/tests"))
+    has_compiler = any(map(shutil.which, ("cc", "gcc", "clang")))
+    assert len(list(folder.rglob("_plain.so"))) == has_compiler

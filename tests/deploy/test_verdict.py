@@ -15,7 +15,7 @@ def needs(*what: str) -> str:
 
 
 KAFKA = needs("a real Kafka")
-ALL = needs("a real Kafka", "kcat", "docker-compose")
+ALL = needs("a real Kafka", "kcat", "docker-compose", "gcc")
 
 
 @pytest.mark.parametrize(
@@ -33,9 +33,10 @@ ALL = needs("a real Kafka", "kcat", "docker-compose")
             [needs("kcat"), f"{ALL}<skipped/>"],
             1,
             [
-                "skipped, though it needs a real Kafka and kcat and docker-compose: t.1",
+                "skipped, though it needs a real Kafka and kcat and docker-compose and gcc: t.1",
                 "no test ran with a real Kafka",
                 "no test ran with docker-compose",
+                "no test ran with gcc",
                 "1 passed, 0 failed, 1 skipped",
             ],
             id="none on Kafka",
@@ -87,5 +88,6 @@ def test_with_what_is_not(): pass
         "skipped, though it needs no-such-program: test_it.test_with_what_is_not",
         "no test ran with kcat",
         "no test ran with docker-compose",
+        "no test ran with gcc",
         "1 passed, 0 failed, 1 skipped",
     ]
