@@ -37,7 +37,7 @@ from schemas.clock import Clock
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
 from schemas.model import Model
-from streams.runtime import join_status, kafka, topics
+from streams.runtime import join_status, kafka, plain, topics
 from streams.runtime.claims import Claim, Kept, Taking
 from streams.runtime.cursor import headers_of
 from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
@@ -262,6 +262,7 @@ class HotPath:
         faults = topics.check(self._admin, cluster, settings_too=False)
         if faults:
             raise StartRefusedError("\n".join(map(str, faults)))
+        log.info("join.decodes compiled=%s", plain.library() is not None)
         self._member: Consumer = kafka.group_member(
             cluster,
             "join-outputs",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-INSTALLING = 'echo "apt-get $*" >> calls; for one in "$@"; do case $one in kcat | docker-compose) : > "bin/$one"; chmod +x "bin/$one";; esac; done'
+INSTALLING = 'echo "apt-get $*" >> calls; for one in "$@"; do case $one in kcat | docker-compose | gcc) : > "bin/$one"; chmod +x "bin/$one";; esac; done'
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ TESTED = ["make test, Kafka required: 1", "uv run --frozen python deploy/verdict
 def test_what_is_missing_is_installed_before_the_tests(machine: Path) -> None:
     install(machine, "apt-get", INSTALLING)
     install(machine, "kcat", "")
-    installed = "apt-get install -y -qq --no-install-recommends docker-compose"
+    installed = "apt-get install -y -qq --no-install-recommends docker-compose gcc libc6-dev"
     assert run(machine)[:2] == (0, ["apt-get update -qq", installed, *TESTED])
     assert run(machine)[1][2:] == [*TESTED, *TESTED], "the second time it is there"
 
@@ -56,12 +56,12 @@ def test_what_is_missing_is_installed_before_the_tests(machine: Path) -> None:
 def test_without_a_way_to_install_it_says_what_is_missing_and_runs_nothing(machine: Path) -> None:
     status, calls, said = run(machine)
     assert (status, calls) == (1, [])
-    assert "kcat docker-compose: not here" in said
-    assert "apt-get install kcat docker-compose" in said
+    assert "kcat docker-compose gcc libc6-dev: not here" in said
+    assert "apt-get install kcat docker-compose gcc libc6-dev" in said
 
 
 def test_a_verdict_that_is_not_green_is_not_green(machine: Path) -> None:
-    for program in ("kcat", "docker-compose"):
+    for program in ("kcat", "docker-compose", "gcc"):
         install(machine, program, "")
     (machine / "deploy" / "uv.sh").write_text("exit 1\n")
     assert run(machine)[0] == 1
