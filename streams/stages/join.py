@@ -84,6 +84,8 @@ COUNTERS = (
 _BUCKETS = 64  # of deadlines over the time that an id is known
 _BUCKET_BOUND_MS = 1 << 31  # deadlines are kept as 32 bits from their bucket's start
 _CELL_RUNS = 16
+CLOCKS_APART_MS = 5_000
+"""How far the clocks of producers may be ahead of the broker's before a row of theirs takes more room."""
 _HALF_WORD = np.uint32(16)
 
 
@@ -182,7 +184,7 @@ class Join:
         self._known = KnownOutputs(
             bucket_ms=_bucket_ms(settings, models),
             block_rows=self._block_rows,
-            disorder_ms=settings.allowed_disorder_ms,
+            ahead_ms=settings.allowed_disorder_ms + CLOCKS_APART_MS,
             label_wait_of=lambda cells: self._book.label_wait_ms[cells],
             store=journal.runs,
             first_number=numbers.get("segment", 0),
@@ -377,7 +379,7 @@ class Join:
         if len(at) == 0:
             return dead
         made_at_ms = batch.made_at_ms[at]
-        place_ms = self._watermarks[OUTPUTS].pass_rows(made_at_ms)
+        place_ms = self._watermarks[OUTPUTS].pass_rows(np.minimum(made_at_ms, batch.broker_ms[at]))
         self._counting.cover(OUTPUTS, self._tick(place_ms), batch.offset[at])
         cells = self._book.of_rows(
             _chosen(batch.model, at),
@@ -499,7 +501,7 @@ class Join:
         if len(at) == 0:
             return dead
         labelled_at_ms = batch.labelled_at_ms[at]
-        place_ms = self._watermarks[LABELS].pass_rows(labelled_at_ms)
+        place_ms = self._watermarks[LABELS].pass_rows(np.minimum(labelled_at_ms, batch.broker_ms[at]))
         self._counting.cover(LABELS, self._tick(place_ms), batch.offset[at])
         waits = np.array([self._book.wait_of(model) for model in batch.model.values], np.int64)
         own_due_ms = np.where(batch.made_at_ms[at] >= 0, batch.made_at_ms[at] + waits[batch.model.codes[at]], -NEVER)

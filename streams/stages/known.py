@@ -38,7 +38,7 @@ ROW = np.dtype(
     ]
 )
 FAR = np.dtype([("row", "<u4"), ("due_ms", "<i8"), ("place_ms", "<i8")])
-"""Rows that do not fit: far behind, or late."""
+"""Rows that do not fit: far behind, far ahead, or late."""
 FAR_BEHIND = 65_535
 _DERIVED = np.float32(np.nan)  # of a confidence column: it follows from the score
 _ABSENT = np.float32(-1)
@@ -86,7 +86,7 @@ class _Segment:
     number: int
     slot: int
     base_ms: int
-    disorder_ms: int
+    ahead_ms: int
     rows: Array
     size: int = 0
     sealed: bool = False
@@ -114,8 +114,8 @@ class KnownOutputs:
         Span of deadlines that lie together, and are forgotten together; below 49 days.
     block_rows
         Rows of a segment, at most 65,536.
-    disorder_ms
-        Allowed disorder, from which the place's watermark is reckoned.
+    ahead_ms
+        How far a row may be ahead of the watermark at its place, and fit.
     label_wait_of
         Label wait by cell, `int64[n]` of cells.
     store
@@ -129,14 +129,14 @@ class KnownOutputs:
         *,
         bucket_ms: int,
         block_rows: int,
-        disorder_ms: int,
+        ahead_ms: int,
         label_wait_of: Callable[[npt.NDArray[np.uint16]], Ints],
         store: RunStore,
         first_number: int = 0,
     ) -> None:
         self._bucket_ms = bucket_ms
         self._block_rows = block_rows
-        self._disorder_ms = disorder_ms
+        self._ahead_ms = ahead_ms
         self._label_wait_of = label_wait_of
         self._store = store
         self.next_number = first_number
@@ -149,7 +149,7 @@ class KnownOutputs:
         self._index = HashIndex()
         self._next_due = np.empty(0, np.int64)
         self._base_ms = np.empty(0, np.int64)
-        self._slot_disorder_ms = np.empty(0, np.int64)
+        self._slot_ahead_ms = np.empty(0, np.int64)
         self._slot_number = np.empty(0, np.int64)
         self.state = np.empty(0, np.uint8)
         self.mark = np.empty(0, np.uint32)
@@ -182,13 +182,13 @@ class KnownOutputs:
 
     def _open_segment(self, bucket: int) -> _Segment:
         segment = self._new_segment(
-            self.next_number, bucket * self._bucket_ms, self._disorder_ms, min(64, self._block_rows)
+            self.next_number, bucket * self._bucket_ms, self._ahead_ms, min(64, self._block_rows)
         )
         self.next_number += 1
         self._open[bucket] = segment
         return segment
 
-    def _new_segment(self, number: int, base_ms: int, disorder_ms: int, size: int) -> _Segment:
+    def _new_segment(self, number: int, base_ms: int, ahead_ms: int, size: int) -> _Segment:
         slot = self._free.pop() if self._free else len(self._segments)
         if slot == len(self._segments):
             self._segments.append(None)
@@ -197,16 +197,16 @@ class KnownOutputs:
             assert slots * self._block_rows < 1 << 32, "places are of 32 bits"
             self._next_due = _grown(self._next_due, slots)
             self._base_ms = _grown(self._base_ms, slots)
-            self._slot_disorder_ms = _grown(self._slot_disorder_ms, slots)
+            self._slot_ahead_ms = _grown(self._slot_ahead_ms, slots)
             self._slot_number = _grown(self._slot_number, slots)
             self.state = _grown(self.state, slots * self._block_rows)
             self.mark = _grown(self.mark, slots * self._block_rows)
-        segment = _Segment(number, slot, base_ms, disorder_ms, np.empty(size, ROW))
+        segment = _Segment(number, slot, base_ms, ahead_ms, np.empty(size, ROW))
         self._segments[slot] = segment
         self._by_number[number] = segment
         self._next_due[slot] = -NEVER
         self._base_ms[slot] = base_ms
-        self._slot_disorder_ms[slot] = disorder_ms
+        self._slot_ahead_ms[slot] = ahead_ms
         self._slot_number[slot] = number
         self.state[slot * self._block_rows : (slot + 1) * self._block_rows] = PENDING
         return segment
@@ -218,8 +218,8 @@ class KnownOutputs:
             segment.rows = _grown(segment.rows, size)
             if segment.confidence is not None:
                 segment.confidence = _grown(segment.confidence, size)
-        behind = rows.place_ms + segment.disorder_ms - rows.made_at_ms
-        far = (behind >= FAR_BEHIND) | (rows.place_ms > rows.due_ms)
+        behind = rows.place_ms + segment.ahead_ms - rows.made_at_ms
+        far = (behind < 0) | (behind >= FAR_BEHIND) | (rows.place_ms > rows.due_ms)
         scored = ~np.isnan(rows.score)
         into = segment.rows[start:end]
         into["id_hash"] = rows.id_hash
@@ -307,7 +307,7 @@ class KnownOutputs:
             due_ms[far[of]] = segment.far["due_ms"][at]
             place_far[of] = segment.far["place_ms"][at]
         made_at_ms = due_ms - self._label_wait_of(cell)
-        place_ms = made_at_ms - self._slot_disorder_ms[slots] + behind
+        place_ms = made_at_ms - self._slot_ahead_ms[slots] + behind
         place_ms[far] = place_far
         kept = np.ascontiguousarray(raw["score"])
         scored = ~np.signbit(kept)
@@ -450,7 +450,7 @@ class KnownOutputs:
                 header = {
                     "segment": segment.number,
                     "base_ms": segment.base_ms,
-                    "disorder_ms": segment.disorder_ms,
+                    "disorder_ms": segment.ahead_ms,
                     "start": start,
                 }
                 return writer.write("rows", header, arrays)
@@ -519,7 +519,7 @@ class KnownOutputs:
             if (
                 bucket * self._bucket_ms == segment.base_ms
                 and bucket not in self._open
-                and segment.disorder_ms == self._disorder_ms
+                and segment.ahead_ms == self._ahead_ms
             ):
                 self._open[bucket] = segment
         return segment

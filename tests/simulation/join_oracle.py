@@ -181,7 +181,7 @@ class JoinOracle:
                 counters["dead_output"] += 1
                 counters["future_rows"] += 1
                 continue
-            mark = max(mark, item.made_at_ms - settings.allowed_disorder_ms)
+            mark = max(mark, min(item.made_at_ms, item.broker_ms) - settings.allowed_disorder_ms)
             self._cover(OUTPUTS, mark, item.offset)
             same = [one for one in by_id[item.id_hash] if mark <= one.due_ms + settings.orphan_wait_ms]
             if same:
@@ -208,7 +208,7 @@ class JoinOracle:
                 counters["dead_label"] += 1
                 counters["future_rows"] += 1
                 continue
-            mark = max(mark, item.labelled_at_ms - settings.allowed_disorder_ms)
+            mark = max(mark, min(item.labelled_at_ms, item.broker_ms) - settings.allowed_disorder_ms)
             self._cover(LABELS, mark, item.offset)
             placed.append(_Placed(item, mark, max(self._tick(item.labelled_at_ms), self._tick(mark))))
         return placed, mark
