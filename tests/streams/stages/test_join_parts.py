@@ -115,7 +115,7 @@ def _known(block_rows: int, first_number: int = 0) -> KnownOutputs:
     return KnownOutputs(
         bucket_ms=1_000,
         block_rows=block_rows,
-        disorder_ms=50,
+        ahead_ms=50,
         label_wait_of=lambda cells: np.full(len(cells), 100),
         store=MemoryRuns(),
         first_number=first_number,
