@@ -56,6 +56,7 @@ def load(
     environment: Mapping[str, str],
     options: Mapping[str, tuple[str, str]],
     further: Callable[[Settings], Iterable[str]],
+    ways: Callable[[Branch, list[Fault]], None] = lambda _response, _faults: None,
 ) -> Settings:
     """Read all sources and check them.
 
@@ -69,7 +70,11 @@ def load(
         From the command line: dotted setting to (option, text), for instance `kafka.broker` to
         `("--broker", "localhost:9092")`.
     further
-        What else is to be checked, by those who know stages and channels; each fault as `setting: what is wrong`.
+        What else is to be checked, by those who know stages; each fault as `setting: what is wrong`. It is asked of
+        settings without a fault.
+    ways
+        What is to be checked of channels and addresses, by those who know them, as the tables came: whatever else is
+        wrong, these faults are named in the same round.
 
     Raises
     ------
@@ -90,6 +95,7 @@ def load(
         given = layered(given, _branch(tuple(setting.split(".")), Given(text, option, 0, raw=True)))
     responding, rest = within(given, dict.fromkeys(names_of(Response)))
     response = typed(responding, Response, "", faults)
+    ways(responding, faults)
     settings = _settings(Table("", rest, faults), response)
     if settings is not None and not faults:
         for said in (*_overspent(settings), *further(settings)):

@@ -1,9 +1,10 @@
 """How does a table become a record whose definition says what is right, with every fault noted and none raised?"""
 
 import difflib
+import re
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -73,11 +74,10 @@ def _struct(branch: Branch, kind: type[msgspec.Struct], path: str, faults: list[
             near = difflib.get_close_matches(name, fields, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(fields))}"
             faults.append(_fault(node, said, "a setting that Tocsin knows", f'"{name}"', remedy))
-    faults += [
-        _fault(branch, _joined(path, name), "a value", "nothing", f"write {name} = …")
-        for name, field in fields.items()
-        if field.required and name not in raw
-    ]
+    for name, field in fields.items():
+        if field.required and name not in raw:
+            expected, like = ("true or false", "false") if field.type is bool else ("a value", "…")
+            faults.append(_fault(branch, _joined(path, name), expected, "nothing", f"write {name} = {like}"))
     return raw
 
 
@@ -100,12 +100,46 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
         text, _, inner = str(error).partition(" - at `")
         expected, _, got = text.removeprefix("Expected ").partition(", got ")
         setting = path + inner.rstrip("`").removeprefix("$").replace("[...]", "")
+        remedy = "write one that fits"
         if text.startswith("Invalid enum value "):
-            expected, got = "one of the names that are allowed here", text.removeprefix("Invalid enum value ")
+            got = text.removeprefix("Invalid enum value ")
+            allowed = _allowed(annotation, inner.rstrip("`"))
+            expected = f"one of {', '.join(allowed)}" if allowed else "one of the names that are allowed here"
+            near = difflib.get_close_matches(got.strip("'"), allowed, n=1)
+            remedy = f"did you mean {near[0]}?" if near else remedy
         got = got.replace("`", "") if inner else shown(value)
         expected = in_words(expected) if expected.startswith("`") else expected
-        faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], got, "write one that fits"))
+        faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], got, remedy))
     return value
+
+
+def _allowed(annotation: Any, path: str) -> list[str]:  # noqa: ANN401 -- as above
+    """Return the names that are allowed at a path of msgspec's below `annotation`; none where they are no texts.
+
+    >>> class Way(msgspec.Struct):
+    ...     modes: tuple[Literal["page", "ticket"], ...]
+    >>> _allowed(tuple[Way, ...], "$[0].modes[0]")
+    ['page', 'ticket']
+    """
+    found = [annotation]
+    for step in [*re.findall(r"\.(\w+)|\[", path.removeprefix("$")), None]:
+        found = [one for each in found for one in _members(each)]
+        if step:
+            structs = [one for one in found if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+            fields = [field for struct in structs for field in msgspec.structs.fields(struct)]
+            found = [field.type for field in fields if field.encode_name == step]
+        elif step is not None:
+            found = [argument for one in found for argument in get_args(one) if argument is not Ellipsis]
+    return [name for one in found if get_origin(one) is Literal for name in get_args(one) if isinstance(name, str)]
+
+
+def _members(annotation: Any) -> list[Any]:  # noqa: ANN401 -- as above
+    """Return what an annotation may be: the members of a union, without what is only said about them."""
+    if getattr(annotation, "__metadata__", None):
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in {Union, types.UnionType}:
+        return [one for argument in get_args(annotation) for one in _members(argument)]
+    return [annotation]
 
 
 def _inner(annotation: Any) -> Any:  # noqa: ANN401 -- as above
@@ -121,6 +155,18 @@ def plain(node: Node) -> object:
     if isinstance(node, Given):
         return node.read
     return {name: plain(child) for name, child in node.children.items()}
+
+
+def unplaced(raw: Mapping[str, object]) -> Branch:
+    """Return a table whose places are not known, as `typed` reads it.
+
+    >>> plain(unplaced({"a": {"b": 1}}))
+    {'a': {'b': 1}}
+    """
+    children = {
+        name: unplaced(value) if isinstance(value, Mapping) else Given(value, "", 0) for name, value in raw.items()
+    }
+    return Branch(children, "", 0)
 
 
 def placed(branch: Branch, path: str) -> Node:

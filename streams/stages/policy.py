@@ -37,6 +37,7 @@ __all__ = [
     "policy_hash",
     "response_deadline",
     "targets_of",
+    "targets_used",
     "wait_until",
 ]
 
@@ -221,7 +222,7 @@ def faults(response: Response, channels: Iterable[str]) -> list[str]:
         found += _ladder_faults(number, rule)
     found += [
         f"directory: `{target}` is used by the policy and is not there"
-        for target in sorted(_used(policy) - set(response.directory))
+        for target in sorted(targets_used(policy) - set(response.directory))
     ]
     known = set(channels)
     found += [f"channels: `{name}` is no channel" for name in sorted(set(response.channels) - known)]
@@ -233,7 +234,7 @@ def faults(response: Response, channels: Iterable[str]) -> list[str]:
     return found
 
 
-def _used(policy: Policy) -> set[str]:
+def targets_used(policy: Policy) -> set[str]:
     """Collect all targets that a policy names, classes resolved."""
     used: set[str] = set()
     for route in policy.routes.values():

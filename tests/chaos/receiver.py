@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-SECRET = "whsec_Y2hhb3MtY2hhb3MtY2hhb3MtY2hhb3M="  # noqa: S105 -- nobody else has one
+SECRET = "whsec_Y2hhb3MtY2hhb3MtY2hhb3MtY2hhb3Mt"  # noqa: S105 -- nobody else has one
 REFUSED_SHARE, UNANSWERED_SHARE = 0.1, 0.05
 """Of the first deliveries of a message: refused with 503; taken, and the connection closed without an answer."""
 

@@ -4,13 +4,15 @@ A channel is one file here with its settings, and one entry in `table.py`.
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import msgspec
 
+from config.fault import Fault
+from config.typed import typed, unplaced
 from schemas.fields import MalformedRecordError
 from schemas.ids import rfc3339
 from schemas.receipt import MAX_BODY_BYTES, AnswerClass
@@ -55,34 +57,39 @@ class Channel(Protocol):
         ...
 
 
+class Objection(NamedTuple):
+    """Why a setting that is well written cannot be used."""
+
+    setting: str
+    expected: str
+    got: str
+    remedy: str
+
+
 class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The base of a channel's settings, `[channels.NAME]`."""
 
     @classmethod
     def of(cls, raw: Mapping[str, object]) -> Self:
-        """Read what a TOML file says."""
-        try:
-            return msgspec.convert(raw, cls)
-        except msgspec.ValidationError as error:
-            text, _, path = str(error).partition(" - at `")
-            where = path.rstrip("`").removeprefix("$").removeprefix(".")
-            table, inner, rest = where.partition("[...]")
-            if inner:  # a table whose keys are names: say which
-                where = f"{table}.{cls._faulty(raw, table)}{rest}"
-            expected, _, got = text.removeprefix("Expected ").partition(", got ")
-            raise MalformedRecordError(cls.__name__.lower(), where, expected, got or "something else") from None
+        """Read what a TOML file says; `MalformedRecordError` names the first fault."""
+        faults: list[Fault] = []
+        settings = typed(unplaced(raw), cls, "", faults)
+        if settings is None:
+            first = faults[0]
+            raise MalformedRecordError(cls.__name__.lower(), first.setting, first.expected, first.got)
+        return settings
 
     @classmethod
-    def _faulty(cls, raw: Mapping[str, object], table: str) -> str:
-        """Name the first entry of a table that is refused also by itself."""
-        entries = raw[table]
-        assert isinstance(entries, dict), "else the table itself was refused"
-        for name, entry in entries.items():
-            try:
-                msgspec.convert({**raw, table: {name: entry}}, cls)
-            except msgspec.ValidationError:
-                return str(name)
-        raise AssertionError(table)
+    def objections(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[Objection]:
+        """Say what cannot be used here of a table that may have other faults besides; nothing by default."""
+        del raw, environ
+        yield from ()
+
+    @classmethod
+    def nowhere(cls, raw: Mapping[str, object], address: str) -> Objection | None:
+        """Say why an address leads nowhere by this table; None where it leads somewhere, or takes none."""
+        del raw, address
+        return None
 
 
 def harmless(text: str) -> str:

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from streams.runtime.channels.channel import Answer, ChannelSettings, content
+from config.reader import shown
+from streams.runtime.channels.channel import Answer, ChannelSettings, Objection, content
 from streams.runtime.lines import json_line
 from streams.stages.notify import Attempt
 
@@ -20,6 +21,17 @@ class FileSettings(ChannelSettings, frozen=True, kw_only=True):
     """Where the files are; an address is the name of a file in `folder`."""
 
     folder: Annotated[str, Meta(min_length=1)]
+
+    @classmethod
+    def nowhere(cls, raw: Mapping[str, object], address: str) -> Objection | None:
+        """Refuse what is no name of a file."""
+        del raw
+        if _NAME.fullmatch(address):
+            return None
+        expected = "the name of a file: letters, digits, dots, dashes and underscores, at most 100"
+        return Objection(
+            "address", expected, shown(address), "write one without a path; the folder is channels.file.folder"
+        )
 
 
 class FileChannel:

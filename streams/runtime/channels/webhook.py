@@ -5,20 +5,23 @@ local network are refused unless the endpoint says so, looked up once and then c
 """
 
 import asyncio
+import base64
+import difflib
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
 import httpx
 import msgspec
 from msgspec import Meta
-from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
+from standardwebhooks.webhooks import Webhook
 
+from config.reader import shown
 from schemas.fields import MalformedRecordError
 from schemas.ids import rfc3339
-from streams.runtime.channels.channel import Answer, ChannelSettings, by_status, content, retry_after
+from streams.runtime.channels.channel import Answer, ChannelSettings, Objection, by_status, content, retry_after
 from streams.stages.notify import Attempt
 
 MAX_REQUEST_BYTES = 20_480
@@ -26,6 +29,9 @@ MAX_REQUEST_BYTES = 20_480
 MAX_ANSWER_BYTES = 65_536
 """More of an answer is not read."""
 MAX_PORT = 65_535
+LEAST_KEY_BYTES = 24
+MOST_KEY_BYTES = 64
+"""What Standard Webhooks asks of a key; a shorter one is rather a mistake than a secret."""
 LEAST_SECRET_PATH_BYTES = 8
 """A shorter path holds no secret, and its letters may stand anywhere."""
 
@@ -36,7 +42,7 @@ class Endpoint(ChannelSettings, frozen=True, kw_only=True):
     Parameters
     ----------
     secret_from
-        The environment variable that holds its secret: `whsec_` and base64.
+        The environment variable that holds its secret: base64 of 24 to 64 bytes, with `whsec_` before it or without.
     allow_private
         Whether it may be in the local network, and be reached without TLS.
     """
@@ -52,6 +58,29 @@ class WebhookSettings(ChannelSettings, frozen=True, kw_only=True):
     connect_timeout_ms: Annotated[int, Meta(ge=100, le=60_000)]
     request_timeout_ms: Annotated[int, Meta(ge=100, le=60_000)]
     endpoints: dict[str, Endpoint]
+
+    @classmethod
+    def objections(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[Objection]:
+        """Refuse URLs that cannot be called, and secrets that are missing or are none."""
+        for name, endpoint in _endpoints(raw).items():
+            url, secret_from = endpoint.get("url"), endpoint.get("secret_from")
+            if isinstance(url, str) and url.startswith(("http://", "https://")):
+                yield from _odd_url(url, f"endpoints.{name}.url")
+            if isinstance(secret_from, str) and secret_from:
+                yield from _odd_secret(environ.get(secret_from, ""), secret_from, f"endpoints.{name}.secret_from")
+
+    @classmethod
+    def nowhere(cls, raw: Mapping[str, object], address: str) -> Objection | None:
+        """Refuse what is the name of no endpoint."""
+        names = list(_endpoints(raw))
+        if address in names:
+            return None
+        expected = (
+            f"the name of an endpoint ({', '.join(names)})" if names else "the name of an endpoint; there is none"
+        )
+        near = difflib.get_close_matches(address, names, n=1)
+        add = "add it to [channels.webhook.endpoints]: url, secret_from and allow_private"
+        return Objection("address", expected, shown(address), f"did you mean {near[0]}? Else {add}" if near else add)
 
 
 class WebhookChannel:
@@ -71,21 +100,9 @@ class WebhookChannel:
     def of(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> "WebhookChannel":
         """Make it from its settings; `MalformedRecordError` names a URL that is none, and a secret that is missing or is none."""
         settings = WebhookSettings.of(raw)
-        secrets = {}
-        for name, endpoint in settings.endpoints.items():
-            _refuse_odd(endpoint.url, f"endpoints.{name}.url")
-            secret = environ.get(endpoint.secret_from, "")
-            where = f"endpoints.{name}.secret_from"
-            if not secret:
-                raise MalformedRecordError(
-                    "webhook", where, f"a secret in the environment as {endpoint.secret_from}", "none"
-                )
-            try:
-                Webhook(secret)
-            except (ValueError, RuntimeError, EmptyWebhookSecretError):
-                raise MalformedRecordError("webhook", where, "`whsec_` and base64", "something else") from None
-            secrets[name] = secret
-        return cls(settings, secrets)
+        for one in settings.objections(raw, environ):
+            raise MalformedRecordError("webhook", one.setting, one.expected, one.got)
+        return cls(settings, {name: environ[one.secret_from] for name, one in settings.endpoints.items()})
 
     async def send(self, attempt: Attempt, wall_ms: int) -> Answer:
         """Post one message."""
@@ -166,18 +183,48 @@ def _body(attempt: Attempt) -> str:
     return body.decode()
 
 
-def _refuse_odd(text: str, where: str) -> None:
+def _endpoints(raw: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
+    """Return the tables of endpoints, as far as they are tables."""
+    endpoints = raw.get("endpoints")
+    if not isinstance(endpoints, Mapping):
+        return {}
+    return {str(name): one for name, one in endpoints.items() if isinstance(one, Mapping)}
+
+
+def _odd_url(text: str, where: str) -> Iterator[Objection]:
     """Refuse what cannot be called, and a password in a file."""
+    like = 'write for instance url = "https://hooks.example.org/tocsin"'
     try:
         url = httpx.URL(text)
         host = url.host.encode("idna")
     except (httpx.InvalidURL, UnicodeError):
-        raise MalformedRecordError("webhook", where, "a URL with a host", "something else") from None
+        yield Objection(where, "a URL with a host", "something else", like)
+        return
     if not host or (url.port is not None and not 0 < url.port <= MAX_PORT):
-        raise MalformedRecordError("webhook", where, "a URL with a host and a port from 1 to 65535", "one without")
+        yield Objection(where, f"a URL with a host and a port from 1 to {MAX_PORT}", "one without", like)
     if url.userinfo:
-        expected = "a URL without user and password: messages are signed, with the secret of secret_from"
-        raise MalformedRecordError("webhook", where, expected, "one with them")
+        expected = "a URL without user and password: messages are signed"
+        yield Objection(where, expected, "one with them", "leave them out; the secret comes by secret_from")
+
+
+def _odd_secret(secret: str, variable: str, where: str) -> Iterator[Objection]:
+    """Refuse what is not a key in base64: it would be read as some other key than the receiver's.
+
+    >>> [one.got for one in _odd_secret("abc", "OPS", "a")], [one.got for one in _odd_secret("YWJj", "OPS", "a")]
+    (['something else'], ['a key of 3 bytes'])
+    """
+    make = f'give the receiver and {variable} the same: "whsec_" and what `openssl rand -base64 32` prints'
+    if not secret:
+        yield Objection(where, f"a secret in the environment as {variable}", "nothing", make)
+        return
+    expected = f"base64 of {LEAST_KEY_BYTES} to {MOST_KEY_BYTES} bytes in {variable}, with whsec_ before it or without"
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        yield Objection(where, expected, "something else", make)
+        return
+    if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
+        yield Objection(where, expected, f"a key of {len(key)} bytes", make)
 
 
 def _secret_parts(url: str, secret: str) -> tuple[bytes, ...]:

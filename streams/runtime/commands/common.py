@@ -5,11 +5,10 @@ import os
 import time
 from pathlib import Path
 
-from config.fault import SettingsError
+from config.fault import Fault, SettingsError
 from config.load import load
-from config.reader import duration_ms
+from config.reader import Branch, duration_ms
 from config.settings import Settings
-from schemas.fields import MalformedRecordError
 from schemas.instant import instant
 from streams.runtime.terminal import CommandError, Exit, Teaching
 from streams.stages import policy
@@ -87,7 +86,9 @@ def settings_of(arguments: argparse.Namespace, *, opens_channels: bool = False) 
         if given is not None:
             options[setting] = (option, given)
     try:
-        return load(arguments.config, os.environ, options, unopenable if opens_channels else unworkable)
+        if opens_channels:
+            return load(arguments.config, os.environ, options, unworkable, misled)
+        return load(arguments.config, os.environ, options, unworkable)
     except SettingsError as error:
         raise CommandError(Exit.SETTINGS, f"{len(error.faults)} fault(s) in the settings\n{error}") from None
 
@@ -97,18 +98,8 @@ def unworkable(settings: Settings) -> list[str]:
     return policy.faults(settings.response, settings.response.channels)
 
 
-def unopenable(settings: Settings) -> list[str]:
-    """Name that, and every channel that cannot be opened here: an unknown one, or one without its secret."""
-    from streams.runtime.channels.table import CHANNELS  # noqa: PLC0415 -- each channel's library comes with it
+def misled(response: Branch, faults: list[Fault]) -> None:
+    """Note every channel that cannot be opened here, with its secret, and every address that leads nowhere."""
+    from streams.runtime.channels import ways  # noqa: PLC0415 -- each channel's library comes with it
 
-    faults = unworkable(settings)
-    for name, raw in settings.response.channels.items():
-        if name not in CHANNELS:
-            faults.append(f"channels.{name}: no such channel; there are {', '.join(CHANNELS)}")
-            continue
-        try:
-            CHANNELS[name](raw, os.environ)
-        except MalformedRecordError as error:
-            place = f"channels.{name}.{error.field}".rstrip(".")
-            faults.append(f"{place}: not {error.expected} but {error.got}")
-    return faults
+    ways.misled(response, os.environ, faults)

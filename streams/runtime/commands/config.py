@@ -6,14 +6,18 @@ tocsin config defaults              every setting with its default: a start for 
 """
 
 import argparse
+import difflib
 import os
 from pathlib import Path
 
 from config.fault import Fault, SettingsError
 from config.load import DEFAULT_FILE, RESPONSE_FILE, load
 from config.reader import duration_text
-from streams.runtime.commands.common import add_command, add_json, unopenable
+from config.settings import Settings
+from streams.runtime.commands.common import add_command, add_json, misled, unworkable
+from streams.runtime.lines import plain
 from streams.runtime.terminal import Exit, complain, say, say_json
+from streams.stages.policy import targets_used
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 CHECKS = """
-Read a file of settings as every other command does, with the environment above and the defaults below it, and name all
-faults at once: where, what was expected, what came, what to do. No broker is asked. It ends with 3 where there are any;
-else it says what was understood.
+Read a file of settings as `tocsin worker` does, with the environment above and the defaults below it, and name all faults
+at once: where, what was expected, what came, what to do. The secrets of webhooks must be in the environment, as workers
+need them; commands that open no channel, such as `incidents list`, do without. No broker is asked. It ends with 3 where
+there are faults; else it says what was understood. What may be meant and reaches nobody, a target of the directory that no
+policy names, is said on standard error and changes no status.
 
   tocsin config check tocsin.toml
   TOCSIN__KAFKA__BROKER=kafka:9092 tocsin config check tocsin.toml --json
@@ -54,12 +60,14 @@ def run(arguments: argparse.Namespace) -> int:
         say(DEFAULT_FILE.read_text(encoding="utf-8") + "\n" + RESPONSE_FILE.read_text(encoding="utf-8"))
         return Exit.DONE
     try:
-        settings = load(arguments.file, os.environ, {}, unopenable)
+        settings = load(arguments.file, os.environ, {}, unworkable, misled)
     except SettingsError as error:
         for fault in error.faults:
             _tell(fault, as_json=arguments.json)
         complain(f"{len(error.faults)} fault(s)")
         return Exit.SETTINGS
+    for hint in _unnamed(settings):
+        complain(hint)
     if not arguments.json:
         join, models = settings.join, settings.models
         say(f"deployment {settings.tenant}/{settings.environment} on {settings.kafka.broker}")
@@ -79,3 +87,15 @@ def _tell(fault: Fault, *, as_json: bool) -> None:
         say_json(fault)
     else:
         say(str(fault))
+
+
+def _unnamed(settings: Settings) -> list[str]:
+    """Point out targets that no policy names and that are none of the defaults: nobody is told through them."""
+    named = targets_used(settings.response.policy)
+    known = named | set(load(None, {}, {}, lambda _: ()).response.directory)
+    hints = []
+    for target in sorted(set(settings.response.directory) - known):
+        near = difflib.get_close_matches(target, sorted(named), n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"targets of the policy: {', '.join(sorted(named))}"
+        hints.append(f"look at directory.{plain(target)}: no policy names this target, nobody is told by it; {remedy}")
+    return hints

@@ -162,3 +162,77 @@ def test_a_channel_that_cannot_be_opened_is_named_at_its_place_and_its_secret_is
     monkeypatch.setenv("OPS", "s3cret but no webhook's")
     assert run(["config", "check", str(file)]) == Exit.SETTINGS
     assert "s3cret" not in capsys.readouterr().out
+
+
+KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+ENDPOINT = (
+    '[channels.webhook.endpoints]\nops = { url = "https://h.example/", secret_from = "OPS", allow_private = false }\n'
+)
+
+
+def checked(file: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    file.write_text(text)
+    status = run(["config", "check", str(file)])
+    said = capsys.readouterr()
+    return status, said.out.replace(str(file), "own.toml"), said.err
+
+
+def test_an_address_that_leads_nowhere_is_named_with_its_line_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPS", KEY)
+    file = tmp_path / "own.toml"
+
+    def text(channel: str, address: str) -> str:
+        way = f'{{ channel = "{channel}", address = "{address}", modes = ["page"] }}'
+        return f'{ENDPOINT}[directory]\n"team:ml-oncall" = [{way}]\n'
+
+    assert checked(file, text("webhook", "ops"), capsys)[0] == Exit.DONE
+    status, out, _ = checked(file, text("webhook", "opps"), capsys)
+    add = "add it to [channels.webhook.endpoints]: url, secret_from and allow_private"
+    got = f'expected the name of an endpoint (ops), got "opps"; did you mean ops? Else {add}'
+    assert (status, out) == (Exit.SETTINGS, f"own.toml:4: directory.team:ml-oncall[0].address: {got}\n")
+    status, out, _ = checked(file, text("file", "../pages"), capsys)
+    assert (status, "expected the name of a file" in out) == (Exit.SETTINGS, True)
+    assert run(["worker", "notify", "--config", str(file)]) == Exit.SETTINGS
+    assert "directory.team:ml-oncall[0].address" in capsys.readouterr().err
+
+
+def test_a_target_that_no_policy_names_is_pointed_out_and_is_no_fault(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    way = '[{ channel = "log", address = "stdout", modes = ["page"] }]'
+    status, _, err = checked(tmp_path / "own.toml", f'[directory]\n"team:ml-onkall" = {way}\n', capsys)
+    assert status == Exit.DONE
+    assert "directory.team:ml-onkall: no policy names this target" in err
+    assert "did you mean team:ml-oncall?" in err
+    assert checked(tmp_path / "own.toml", f'[directory]\n"role:ciso" = {way}\n', capsys)[2] == ""
+
+
+def test_faults_of_settings_of_channels_and_of_the_directory_are_named_in_one_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPS", raising=False)
+    text = """\
+tenant = 3
+[channels.webhok]
+[channels.webhook.endpoints]
+ops = { url = "https://h.example/", secret_from = "OPS" }
+[directory]
+"team:ml-oncall" = [{ channel = "webhook", address = "opps", modes = ["page"] }]
+"team:ethics" = [{ channel = "log", address = "stdout", modes = ["pager"] }]
+"""
+    status, out, _ = checked(tmp_path / "own.toml", text, capsys)
+    assert status == Exit.SETTINGS
+    make = 'give the receiver and OPS the same: "whsec_" and what `openssl rand -base64 32` prints'
+    ops = "channels.webhook.endpoints.ops"
+    expected = [
+        "1: tenant: expected",
+        '2: channels.webhok: expected one of the channels log, file, webhook, got "webhok"; did you mean webhook?\n',
+        f"4: {ops}.allow_private: expected true or false, got nothing; write allow_private = false\n",
+        f"4: {ops}.secret_from: expected a secret in the environment as OPS, got nothing; {make}\n",
+        "6: directory.team:ml-oncall[0].address: expected the name of an endpoint (ops)",
+        "7: directory.team:ethics[0].modes[0]: expected one of page, message, ticket, got 'pager'; did you mean page?\n",
+    ]
+    assert [fault for fault in expected if f"own.toml:{fault}" not in out] == []
+    assert len(out.splitlines()) == 6

@@ -236,7 +236,14 @@ def test_a_large_answer_is_read_in_part(httpserver: HTTPServer) -> None:
     assert len(answer.body) == 2_048
 
 
-@pytest.mark.parametrize("environ", [{}, {"OPS": ""}, {"OPS": "whsec_"}, {"OPS": "whsec_ü"}])
+@pytest.mark.parametrize(
+    "environ",
+    [{}]
+    + [
+        {"OPS": secret}
+        for secret in ("", "whsec_", "whsec_ü", "abc", "a passphrase, no key", "whsec_YWJj", SECRET[:-1], SECRET * 3)
+    ],
+)
 def test_a_secret_that_is_none_is_named_at_the_start(environ: dict[str, str]) -> None:
     raw = {
         "connect_timeout_ms": 1_000,
@@ -245,3 +252,13 @@ def test_a_secret_that_is_none_is_named_at_the_start(environ: dict[str, str]) ->
     }
     with pytest.raises(MalformedRecordError, match="secret_from"):
         WebhookChannel.of(raw, environ)
+
+
+@pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_")])
+def test_a_key_in_base64_is_taken_with_its_mark_or_without(secret: str) -> None:
+    raw = {
+        "connect_timeout": "1 s",
+        "request_timeout_ms": 2_000,
+        "endpoints": {"ops": {"url": "https://h.example", "secret_from": "OPS", "allow_private": False}},
+    }
+    asyncio.run(WebhookChannel.of(raw, {"OPS": secret}).close())
