@@ -65,7 +65,7 @@ class WebhookSettings(ChannelSettings, frozen=True, kw_only=True):
         for name, endpoint in _endpoints(raw).items():
             url, secret_from = endpoint.get("url"), endpoint.get("secret_from")
             if isinstance(url, str) and url.startswith(("http://", "https://")):
-                yield from _odd_url(url, f"endpoints.{name}.url")
+                yield from _odd_url(url, f"endpoints.{name}.url", public=endpoint.get("allow_private") is False)
             if isinstance(secret_from, str) and secret_from:
                 yield from _odd_secret(environ.get(secret_from, ""), secret_from, f"endpoints.{name}.secret_from")
 
@@ -191,8 +191,8 @@ def _endpoints(raw: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     return {str(name): one for name, one in endpoints.items() if isinstance(one, Mapping)}
 
 
-def _odd_url(text: str, where: str) -> Iterator[Objection]:
-    """Refuse what cannot be called, and a password in a file."""
+def _odd_url(text: str, where: str, *, public: bool) -> Iterator[Objection]:
+    """Refuse what cannot be called, what would never be sent to, and a password in a file."""
     like = 'write for instance url = "https://hooks.example.org/tocsin"'
     try:
         url = httpx.URL(text)
@@ -205,6 +205,12 @@ def _odd_url(text: str, where: str) -> Iterator[Objection]:
     if url.userinfo:
         expected = "a URL without user and password: messages are signed"
         yield Objection(where, expected, "one with them", "leave them out; the secret comes by secret_from")
+    own = "or set allow_private = true where the receiver is in your own network"
+    if public and url.scheme != "https":
+        yield Objection(where, "https, for allow_private is false", url.scheme, f"use https, {own}")
+    elif public and _is_private(url.host):
+        expected = "a host in the open network, for allow_private is false"
+        yield Objection(where, expected, "one that is not", f"name another, {own}")
 
 
 def _odd_secret(secret: str, variable: str, where: str) -> Iterator[Objection]:
@@ -235,6 +241,18 @@ def _secret_parts(url: str, secret: str) -> tuple[bytes, ...]:
     """
     path = httpx.URL(url).raw_path
     return (secret.removeprefix("whsec_").encode(), *((path,) if len(path) >= LEAST_SECRET_PATH_BYTES else ()))
+
+
+def _is_private(host: str) -> bool:
+    """Whether a host is an address, or the name of this machine, that is not in the open network.
+
+    >>> [_is_private(one) for one in ("10.0.0.1", "::1", "localhost", "93.184.215.14", "hooks.example.org")]
+    [True, True, True, False, False]
+    """
+    try:
+        return not _is_public(host)
+    except ValueError:
+        return host == "localhost"
 
 
 async def _address(url: httpx.URL) -> str:

@@ -39,8 +39,8 @@ CHECKS = """
 Read a file of settings as `tocsin worker` does, with the environment above and the defaults below it, and name all faults
 at once: where, what was expected, what came, what to do. The secrets of webhooks must be in the environment, as workers
 need them; commands that open no channel, such as `incidents list`, do without. No broker is asked. It ends with 3 where
-there are faults; else it says what was understood. What may be meant and reaches nobody, a target of the directory that no
-policy names, is said on standard error and changes no status.
+there are faults; else it says what was understood. A target of the directory that no policy names may be meant: it is
+pointed out on standard error, and changes no status.
 
   tocsin config check tocsin.toml
   TOCSIN__KAFKA__BROKER=kafka:9092 tocsin config check tocsin.toml --json
@@ -90,12 +90,18 @@ def _tell(fault: Fault, *, as_json: bool) -> None:
 
 
 def _unnamed(settings: Settings) -> list[str]:
-    """Point out targets that no policy names and that are none of the defaults: nobody is told through them."""
+    """Point out targets that no policy names and that are none of the defaults.
+
+    They may be meant: who acknowledged under such a name is reminded by it before that runs out.
+    """
     named = targets_used(settings.response.policy)
     known = named | set(load(None, {}, {}, lambda _: ()).response.directory)
     hints = []
     for target in sorted(set(settings.response.directory) - known):
         near = difflib.get_close_matches(target, sorted(named), n=1)
         remedy = f"did you mean {near[0]}?" if near else f"targets of the policy: {', '.join(sorted(named))}"
-        hints.append(f"look at directory.{plain(target)}: no policy names this target, nobody is told by it; {remedy}")
+        hints.append(
+            f"look at directory.{plain(target)}: no policy names this target, so that it serves only to remind who "
+            f"acknowledges under this name; {remedy}"
+        )
     return hints

@@ -236,3 +236,21 @@ ops = { url = "https://h.example/", secret_from = "OPS" }
     ]
     assert [fault for fault in expected if f"own.toml:{fault}" not in out] == []
     assert len(out.splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("http://h.example/", "expected https, for allow_private is false, got http; use https, or set allow_private"),
+        ("https://10.0.0.1/", "expected a host in the open network, for allow_private is false, got one that is not"),
+    ],
+)
+def test_a_url_that_would_never_be_sent_to_is_named_too(
+    url: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPS", KEY)
+    text = ENDPOINT.replace("https://h.example/", url)
+    status, out, _ = checked(tmp_path / "own.toml", text, capsys)
+    assert (status, f"own.toml:2: channels.webhook.endpoints.ops.url: {fault}" in out) == (Exit.SETTINGS, True)
+    private = text.replace("allow_private = false", "allow_private = true")
+    assert checked(tmp_path / "own.toml", private, capsys)[0] == Exit.DONE
