@@ -33,6 +33,8 @@ RULE_USUAL_SHARE = 0.25
 
 FAULTS, GROSS = 4, 2
 _NULL, _TYPE, _VALUE, _ABSENT = range(FAULTS)
+MAX_NAME = 80
+"""Characters of a feature's name in what is said of it."""
 _WORDS = ("null", "of the wrong type", "outside the reference's range", "absent")
 _UNSEEN_WORDS = "never seen in the reference"
 
@@ -58,8 +60,17 @@ def fault_words(binning: Binning) -> tuple[str, ...]:
     for feature in binning.features:
         for fault, text in enumerate(_WORDS):
             unseen = fault == _VALUE and feature.kind == "categorical"
-            words.append(f"feature {feature.name} is {_UNSEEN_WORDS if unseen else text}")
+            words.append(f"feature {_cut(feature.name)} is {_UNSEEN_WORDS if unseen else text}")
     return tuple(words)
+
+
+def _cut(name: str) -> str:
+    """Cut a feature's name, so that what follows it is read too.
+
+    >>> _cut("age"), len(_cut("a" * 512))
+    ('age', 80)
+    """
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 def numeric_features(binning: Binning) -> Flags:
@@ -343,7 +354,8 @@ class FeatureIntegrityRule:
         gross = _gross(share)
         wanted = np.array([[feature.required, True] for feature in features], dtype=np.bool_)
         names = [
-            (f"required feature {one.name} is missing", f"feature {one.name} is of the wrong type") for one in features
+            (f"required feature {_cut(one.name)} is missing", f"feature {_cut(one.name)} is of the wrong type")
+            for one in features
         ]
         return FittedRule(
             judged=((gross < RULE_USUAL_SHARE) & wanted).reshape(len(slots), -1),

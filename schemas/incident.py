@@ -133,7 +133,10 @@ class Actor(Record, frozen=True, kw_only=True):
 
 
 class Evidence(Timed, frozen=True, kw_only=True):
-    """One finding as its incident knows it; the evidence itself stays where the finding is."""
+    """One finding as its incident knows it; the evidence itself stays where the finding is.
+
+    `message` is what the finding said when it fired, plain and cut; it stays when the finding clears.
+    """
 
     finding_id: str
     revision: Count
@@ -152,6 +155,7 @@ class Evidence(Timed, frozen=True, kw_only=True):
     expected: float
     unit: Short
     n: Whole
+    message: Short = ""
 
 
 class Acknowledgement(Timed, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """What are operators told of what a stage decides? One line of the log, and one count, with the record's own reason.
 
-Of what came from outside only names are told that the settings know: a model that nobody configured is `(other)`.
+Of what came from outside only names are told that the settings know: a model that nobody configured is `(other)`. A
+finding's own words are a detector's: numbers, and names of features that the settings declare.
 """
 
 import logging
@@ -14,6 +15,7 @@ from schemas.notification import Notification
 from schemas.receipt import Receipt
 from streams.runtime.metrics import Measure, named
 from streams.runtime.stage_spec import Decision
+from streams.stages.wording import detail
 
 OURSELVES = "tocsin"
 """The model under whose name Tocsin watches itself."""
@@ -59,6 +61,7 @@ def _finding(finding: Finding, known: Collection[str]) -> Decision:
         "expected": finding.effect.expected,
         "unit": finding.effect.unit,
         "n": finding.n,
+        "says": detail(finding.message),
     }
     counted = Measure("tocsin_findings_total", (model, finding.detector, finding.ledger, finding.state), 1)
     return Decision(event=f"finding.{finding.state}", fields=fields, counts=(counted,))

@@ -43,6 +43,7 @@ from streams.stages.acts import judge, raised, reopened, resolved, retracted_bre
 from streams.stages.policy import kind_rule, policy_hash
 from streams.stages.rows import Rows
 from streams.stages.timers import Timer, Timers
+from streams.stages.wording import detail
 
 TriageIn = Finding | Through | IncidentAction | Deployment
 TriageOut = Incident | DeadLetter
@@ -443,6 +444,7 @@ class Triage:
             expected=finding.effect.expected,
             unit=finding.effect.unit[:MAX_SHORT],
             n=finding.n,
+            message=detail(finding.message),
         )
 
     def _several(self, facts: dict[str, Fact], kind: str) -> Severity | None:
@@ -551,6 +553,8 @@ class Triage:
         decided_ms = finding.decided_at_ms
         facts = case.facts | {finding.finding_id: self._fact(finding)}
         evidence = self._evidence(finding)
+        fired = next((one for one in incident.findings if one.finding_id == finding.finding_id), evidence)
+        evidence = replace(evidence, message=fired.message)  # what was wrong, rather than that it no longer is
         changes: dict[str, object] = {
             "findings": self._latest(incident.findings, evidence),
             "cause_at_ms": max(incident.cause_at_ms, decided_ms),

@@ -236,11 +236,12 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
             finding.unit,
             str(finding.n),
             at(finding.onset_from_at_ms),
+            finding.message or "-",
         )
         for finding in incident.findings
     ]
     if rows:
-        head = ("finding", "kind", "detector", "lane", "observed", "expected", "unit", "n", "began")
+        head = ("finding", "kind", "detector", "lane", "observed", "expected", "unit", "n", "began", "says")
         say("\n".join(columns(head, [tuple(map(plain, row)) for row in rows])))
         if incident.findings_total > len(rows):
             say(f"the latest {len(rows)} of {incident.findings_total}")
@@ -290,7 +291,7 @@ def _line(record: Incident | Notification | Receipt) -> str:
     match record:
         case Incident():
             by = f" by {record.actor.id}" if record.actor is not None else ""
-            note = f": {record.note}" if record.note else ""
+            note = f": {record.note}" if record.note else _found(record)
             what = f"refused, {record.reason}" if record.reason.refuses else record.reason
             return plain(f"{what}{by}{note}  [{record.severity.display} {record.status} #{record.seq}]")
         case Notification():
@@ -299,6 +300,14 @@ def _line(record: Incident | Notification | Receipt) -> str:
             return plain(
                 f"{record.target} by {record.channel}: {record.status} ({record.reason}), attempt {record.attempt}"
             )
+
+
+def _found(record: Incident) -> str:
+    """Say which finding was the cause of a record, and in its own words what is wrong."""
+    for one in record.findings:
+        if one.finding_id == record.causation_id:
+            return f": {one.kind} on {one.lane}" + (f", {one.message}" if one.message else "")
+    return ""
 
 
 def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, incident: Incident) -> int:

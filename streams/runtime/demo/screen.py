@@ -10,6 +10,7 @@ from schemas.receipt import Receipt
 from streams.runtime.demo.watching import Seen
 from streams.runtime.lines import plain
 from streams.runtime.terminal import at, columns, lasting
+from streams.stages.wording import detail
 
 WIDTH = 110
 
@@ -56,7 +57,8 @@ class Screen:
             case Finding(state="firing") if record.detector not in self._rang:
                 self._rang.add(record.detector)  # its further lanes are counted
                 effect = record.effect
-                what = f"{effect.observed:.3g} {plain(effect.unit)}, expected {effect.expected:.3g}"
+                numbers = f"{effect.observed:.3g} {plain(effect.unit)}, expected {effect.expected:.3g}"
+                what = detail(record.message) or numbers
                 self.happened(
                     record.decided_at_ms,
                     f"finding    {record.detector} ({record.ledger}) on {plain(record.lane)}: {what}",

@@ -33,6 +33,7 @@ def sample(of: type[Any], file: str, **changes: object) -> Any:  # noqa: ANN401 
 FINDING: Finding = sample(
     Finding, "finding", finding_id="84597405cd38", model="fraud", detector="accuracy_below_sla", kind="accuracy_below_sla",
     ledger="page", effect=Effect(observed=0.8, expected=0.9, unit="accuracy"), n=400,
+    message="accuracy 80.0% at full maturity, 90.0% promised",
 )  # fmt: skip
 INCIDENT: Incident = sample(
     Incident, "incident", display_id="INC-F78553B4348A", model="fraud", severity=Severity.HIGH,
@@ -111,6 +112,7 @@ def test_what_came_from_outside_is_told_by_no_name_of_its_own() -> None:
         assert decision is not None
         told.append(decision.fields)
         assert all(hostile not in measure.labels for measure in decision.counts)
+    assert told[0]["says"] == "x' OR 1=1 {}"  # one line; a detector's words, and no model's
     assert hostile not in [value for fields in told for value in fields.values()]
     assert [fields["model"] for fields in told if "model" in fields] == ["(other)"] * 2
 

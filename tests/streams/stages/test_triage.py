@@ -102,6 +102,28 @@ def opened(stage: Triage, kind: str = "accuracy_below_sla") -> Incident:
     return last(stage.receive([through(5)]) if kind != "pii_leak" else stage.receive([finding(kind, 1)]))
 
 
+def test_what_a_finding_says_is_told_plain_and_stays_when_it_clears() -> None:
+    says = "feature weight_g is outside the reference's range in 17.1% of outputs, 0.00% usually"
+    stage = triage()
+    first = finding("feature_corruption", message=says)
+    stage.receive([first, through(5)])
+    out = last(stage.receive([replace(cleared(first, 6), message="recovered")]))
+    assert [(one.state, one.message) for one in out.findings] == [("cleared", says)]
+    hostile = finding(
+        "feature_corruption", 7, lane="hub=North", message="feature a\x1b[31m\n<@U1> is null in 9% of outputs"
+    )
+    assert last(stage.receive([hostile])).findings[-1].message == "feature a(31m ((at)U1) is null in 9% of outputs"
+
+
+def test_what_findings_say_never_makes_a_record_that_is_not_forwarded() -> None:
+    stage = triage()
+    out = stage.receive([finding(at=at, lane=f"hub={at}", message="\u0001\U0001f9e8" * 300) for at in range(70)])
+    out += stage.receive([through(80)])
+    sizes = [len(one.encode()) for one in out if isinstance(one, Incident)]
+    assert max(sizes) <= MAX_ENCODED_BYTES
+    assert len(last(out).findings) > 30
+
+
 def test_an_incidents_name_follows_from_its_group_and_its_finding() -> None:
     first = finding()
     out = triage().receive([first, through(3)])

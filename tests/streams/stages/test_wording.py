@@ -91,6 +91,16 @@ def test_a_message_reads_like_this() -> None:
     )
 
 
+SAYS = "feature weight_g is outside the reference's range in 17.1% of outputs, 0.00% usually"
+
+
+def test_a_finding_speaks_in_its_own_words() -> None:
+    found = evidence(kind="feature_corruption", message=SAYS, n=35)
+    assert text(incident(findings=(found,))).endswith(
+        f"\n- feature corruption, the whole model: {SAYS}, from 35 events"
+    )
+
+
 def test_a_title_is_one_line() -> None:
     said = title(incident(), MessageReason.FIRST, says(incident(), RESPONSE.kinds, RESPONSE.unknown_kind))
     assert said == (
@@ -130,9 +140,9 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("field", ["model", "environment", "lane", "unit", "kind", "version", "impact"])
+@pytest.mark.parametrize("field", ["model", "environment", "lane", "unit", "kind", "message", "version", "impact"])
 def test_hostile_names_cannot_act(field: str) -> None:
-    if field in {"lane", "unit", "kind"}:
+    if field in {"lane", "unit", "kind", "message"}:
         said = text(incident(findings=(evidence(**{field: HOSTILE}),)))
     elif field == "version":
         said = text(incident(versions=(HOSTILE,)))

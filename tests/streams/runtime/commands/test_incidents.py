@@ -28,7 +28,14 @@ def incident(number: int, model: str, status: Status, severity: Severity) -> Inc
     return replace(
         sample,
         findings=tuple(
-            replace(sample.findings[0], finding_id=detector, detector=detector, lane="*", state=state)
+            replace(
+                sample.findings[0],
+                finding_id=detector,
+                detector=detector,
+                lane="*",
+                state=state,
+                message=f"{detector} says so",
+            )
             for detector, state in states.items()
         ),
         incident_id=f"{number}60de83d-f6d6-5738-b2dd-2307938697ba",
@@ -41,6 +48,7 @@ def incident(number: int, model: str, status: Status, severity: Severity) -> Inc
         reason=Reason.OPENED,
         phase=Phase.TRIAGE,
         due_at_ms=None,
+        causation_id="raw_error",
         note="a note with \x1b[31mcolour",
     )
 
@@ -95,6 +103,21 @@ def test_one_is_shown_with_its_timeline_each_entry_once_and_harmless_to_the_term
     assert status == Exit.DONE
     assert out.count("#1]") == 1
     assert "\x1b" not in out
+
+
+def test_one_is_shown_with_what_its_findings_say(tocsin: Tocsin) -> None:
+    shown = tocsin("incidents", "show", "inc-160")[1]
+    assert [line.rpartition("  ")[2] for line in shown.splitlines() if line.startswith(("firing", "cleared"))] == [
+        "raw_error says so",
+        "silence says so",
+        "feature_integrity says so",
+    ]
+
+
+def test_a_record_of_the_timeline_says_which_finding_was_its_cause(tocsin: Tocsin, put: Put) -> None:
+    one = replace(incident(1, "fraud", Status.INVESTIGATING, Severity.CRITICAL), note="", seq=2)
+    put("incidents", one.incident_id.encode(), one.encode(), murmur2(b"fraud", 4))
+    assert f": {one.findings[0].kind} on *, raw_error says so  [" in tocsin("incidents", "show", "inc-160")[1]
 
 
 def test_what_has_no_time_is_not_shown_with_a_dash(tocsin: Tocsin) -> None:

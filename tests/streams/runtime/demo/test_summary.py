@@ -3,6 +3,8 @@
 import io
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from schemas.finding import Finding
 from streams.runtime.demo.run import Result, told
 from streams.runtime.demo.screen import Screen
@@ -48,3 +50,10 @@ def test_what_rings_in_a_second_run_is_told_as_in_the_first_once_for_each_detect
         "finding",
     ]
     assert f"({finding.ledger})" in said.getvalue()
+
+
+def test_what_rings_says_what_is_wrong_in_its_own_words() -> None:
+    finding = Finding.decode((Path(__file__).parents[3] / "golden" / "wire" / "finding" / "1.json").read_bytes())
+    said = io.StringIO()
+    Screen(said).show(replace(finding, message="feature age is null in 9.0% of outputs, 0.00% usually"), Seen())
+    assert said.getvalue().endswith(f"{finding.lane}: feature age is null in 9.0% of outputs, 0.00% usually\n")
