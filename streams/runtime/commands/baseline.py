@@ -113,6 +113,8 @@ tried; older ones count. Times are milliseconds since 1970, in UTC.
 A new baseline holds from two minutes after it was published; what lanes remember goes on under it. Earlier ones are
 forgotten a week later.
 
+What each detector looks at, what it needs, how soon it rings and how it clears: docs/detectors.md.
+
   tocsin baseline build healthy.parquet --model fraud --config tocsin.toml
   tocsin baseline build outputs.ndjson --labels labels.ndjson --model fraud --dry-run
   tocsin baseline build healthy.ndjson --model fraud --valid-from 2026-11-01T00:00:00Z --json
