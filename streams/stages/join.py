@@ -3,7 +3,7 @@
 The rules, one by one, are those of `docs/decisions/0004-the-join-by-place.md`; the code cites them by number.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -35,7 +35,7 @@ from streams.stages.blocks import (
 )
 from streams.stages.cells import CELLS, CellBook
 from streams.stages.counting import Counting, declared_slots
-from streams.stages.distinct import distinct, runs_of
+from streams.stages.distinct import distinct
 from streams.stages.hash_index import Places
 from streams.stages.known import EXPIRED, LABELLED, SETTLED, KnownOutputs, KnownRows
 from streams.stages.orphans import ORPHAN, Orphans
@@ -585,8 +585,8 @@ class Join:
     def _apply(self, places: Places, rows: KnownRows, labels: "_Labels") -> None:
         """Rules 4 to 6: what each label does to the output that has it; labels in order of place.
 
-        The labels of one output follow each other: the first of each output is dealt with, then the second of each
-        that has one, and so on.
+        An output's first eligible label makes its outcome, if it has none: those before it do nothing, those behind it
+        are corrections or copies. So the cost is that of the labels, however many of them one output has.
         """
         if len(places) == 0:
             return
@@ -594,11 +594,11 @@ class Join:
         in_order = np.sort(places)
         if (in_order[1:] == in_order[:-1]).any():
             order = np.argsort(places, kind="stable")
-            start = np.array([first for first, _ in runs_of(places[order])], np.int64)
-            size = np.diff(np.append(start, len(places)))
+            start = _starts(places[order])
+            group = np.repeat(np.arange(len(start)), np.diff(start, append=len(places)))
             of, labels, place = rows[order[start]], labels[order], places[order[start]]
         else:
-            start, size = np.arange(len(places)), np.ones(len(places), np.int64)
+            group = np.arange(len(places))
             of, place = rows, places
         state = self._known.state[place]
         standing = np.zeros(len(place), MARK)
@@ -606,46 +606,48 @@ class Join:
         standing[labelled] = self._marks.read(self._known.mark[place[labelled]])
         output_tick = of.counting_tick(self.settings.tick_ms)
         label_tick = self._tick(np.maximum(labels.labelled_at_ms, labels.place_ms))
-        first_label = np.full(len(place), -1, np.int64)
+        none = ~labelled & (state != SETTLED)
+        due_ms = of.due_ms[group]
+        in_time = (labels.labelled_at_ms <= due_ms) & (labels.place_ms <= due_ms)
+        eligible = np.flatnonzero(none[group] & in_time & ~labels.retracted)
+        makers = eligible[_starts(group[eligible])]
+        made = group[makers]
+        first_label = np.where(labelled, -1, len(labels))
+        first_label[made] = makers
+        labelled[made] = True
+        standing["first_place_ms"][made] = labels.place_ms[makers]
+        standing["tick_ms"][made] = np.maximum(output_tick[made], label_tick[makers])
+        _put(standing, made, labels[makers])
+        at = np.arange(len(labels))
+        before = none[group] & (at < first_label[group])
+        behind = labelled[group] & (at > first_label[group])
+        takes = behind & (labels.place_ms <= standing["first_place_ms"][group] + self.settings.correction_wait_ms)
+        corrections, corrected = _corrections(standing, group[takes], labels[takes])
+        corrects = np.flatnonzero(takes)[corrections]
+        copies = int(np.count_nonzero(before & labels.retracted)) + int(np.count_nonzero(takes)) - len(corrects)
+        counts["joined"] += len(makers)
+        counts["corrected"] += len(corrects)
+        counts["duplicate_label"] += copies
+        counts["late_label"] += len(labels) - len(makers) - len(corrects) - copies
+        flips = self._flips(of[group[corrects]], corrected, labels[corrects])
+        flip_tick = np.maximum(label_tick[corrects], standing["tick_ms"][group[corrects]])
         changed = np.zeros(len(place), np.bool_)
-        flips: list[tuple[Ints, Ints]] = []
-        for turn in range(int(size.max())):
-            group = np.flatnonzero(size > turn)
-            label = start[group] + turn
-            now = labels[label]
-            none = ~labelled[group] & (state[group] != SETTLED)
-            in_time = (now.labelled_at_ms <= of.due_ms[group]) & (now.place_ms <= of.due_ms[group])
-            makes = none & in_time & ~now.retracted
-            before = standing[group]
-            takes = labelled[group] & (now.place_ms <= before["first_place_ms"] + self.settings.correction_wait_ms)
-            corrects = takes & _higher(now, before)
-            copy = (none & now.retracted) | (takes & ~corrects)
-            counts["joined"] += int(np.count_nonzero(makes))
-            counts["corrected"] += int(np.count_nonzero(corrects))
-            counts["duplicate_label"] += int(np.count_nonzero(copy))
-            counts["late_label"] += int(np.count_nonzero(~(makes | corrects | copy)))
-            was = ~before["retracted"] & self._wrong(of[group], before["label"])
-            is_wrong = ~now.retracted & self._wrong(of[group], now.label)
-            flip = corrects & (was != is_wrong)
-            flips.append((group[flip], np.maximum(label_tick[label[flip]], before["tick_ms"][flip])))
-            makers = group[makes]
-            first_label[makers] = label[makes]
-            labelled[makers] = True
-            standing["first_place_ms"][makers] = now.place_ms[makes]
-            standing["tick_ms"][makers] = np.maximum(output_tick[makers], label_tick[label[makes]])
-            put = makes | corrects
-            changed[group[put]] = True
-            standing["labelled_at_ms"][group[put]] = now.labelled_at_ms[put]
-            standing["version"][group[put]] = now.version[put]
-            standing["label"][group[put]] = now.label[put]
-            standing["retracted"][group[put]] = now.retracted[put]
-        made = np.flatnonzero(first_label >= 0)
-        at = np.flatnonzero(changed)
+        changed[made] = True
+        changed[group[corrects]] = True
+        last = np.flatnonzero(np.diff(group[corrects], append=-1))
+        _put(standing, group[corrects[last]], labels[corrects[last]])
         standing["segment"], standing["row"] = self._known.name_of(place)
-        marks = self._marks.append(standing if len(at) == len(standing) else standing.take(at))
-        counts["labelled"] += self._known.label(place[at], marks, distinct_places=True)
-        self._count_labelled(of[made], labels[first_label[made]], output_tick[made], standing["tick_ms"][made])
-        self._count_flips(of, flips)
+        put = np.flatnonzero(changed)
+        marks = self._marks.append(standing if len(put) == len(standing) else standing.take(put))
+        counts["labelled"] += self._known.label(place[put], marks, distinct_places=True)
+        self._count_labelled(of[made], labels[makers], output_tick[made], standing["tick_ms"][made])
+        self._count_flips(of[group[corrects[flips]]], flip_tick[flips])
+
+    def _flips(self, of: KnownRows, before: Array, now: "_Labels") -> npt.NDArray[np.bool_]:
+        """Whether corrections make right answers wrong, or wrong ones right."""
+        was = ~before["retracted"] & self._wrong(of, before["label"])
+        flips: npt.NDArray[np.bool_] = was != (~now.retracted & self._wrong(of, now.label))
+        return flips
 
     def _wrong(self, rows: KnownRows, label: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Whether the answers are wrong by these labels: another class, or a number off by more than is allowed."""
@@ -689,13 +691,10 @@ class Join:
                     )
                 )
 
-    def _count_flips(self, rows: KnownRows, flips: Sequence[tuple[Ints, Ints]]) -> None:
-        group = np.concatenate([of for of, _ in flips])
-        tick = np.concatenate([ticks for _, ticks in flips])
-        self._counts["label_flips"] += len(group)
-        cells = rows.cell[group]
-        for model, of in self._by_model(cells):
-            self._counting.count("flips", model, cells[of].astype(np.int64), tick[of], _no_rows)
+    def _count_flips(self, rows: KnownRows, tick: Ints) -> None:
+        self._counts["label_flips"] += len(rows)
+        for model, of in self._by_model(rows.cell):
+            self._counting.count("flips", model, rows.cell[of].astype(np.int64), tick[of], _no_rows)
 
     # -- time passes
 
@@ -929,6 +928,9 @@ class _Labels:
             orphans["place_ms"], orphans["labelled_at_ms"], orphans["version"], orphans["label"], orphans["retracted"]
         )
 
+    def __len__(self) -> int:
+        return len(self.place_ms)
+
     def __getitem__(self, rows: Any) -> "_Labels":  # noqa: ANN401 - whatever indexes an array
         return _Labels(
             self.place_ms[rows],
@@ -939,13 +941,80 @@ class _Labels:
         )
 
 
-def _higher(now: _Labels, before: Array) -> npt.NDArray[np.bool_]:
-    """Rule 6: whether labels are of a higher version than what stands."""
-    explicit = (now.version >= 0) & (before["version"] >= 0)
-    other = (now.label != before["label"]) | (now.retracted != before["retracted"])
-    later = (now.labelled_at_ms > before["labelled_at_ms"]) | ((now.labelled_at_ms == before["labelled_at_ms"]) & other)
-    higher: npt.NDArray[np.bool_] = np.where(explicit, now.version > before["version"], later)
+def _starts(sorted_values: npt.NDArray[np.integer]) -> Ints:
+    """Return where each run of equal values starts."""
+    starts: Ints = np.flatnonzero(np.diff(sorted_values, prepend=sorted_values[:1] - 1))
+    return starts
+
+
+def _put(standing: Array, at: Ints, labels: _Labels) -> None:
+    for name in ("labelled_at_ms", "version", "label", "retracted"):
+        standing[name][at] = getattr(labels, name)
+
+
+def _corrections(standing: Array, group: Ints, labels: _Labels) -> tuple[Ints, Array]:
+    """Rule 6: positions of the labels that are of higher version than what stands at their place, and what that is.
+
+    Parameters
+    ----------
+    standing
+        What stands of each group before its labels.
+    group, labels
+        Of the labels, group by group, and in order of place in each.
+    """
+    if len(group) == 0:
+        return np.empty(0, np.int64), standing[:0]
+    groups = group[_starts(group)]
+    chain = np.empty(len(groups) + len(group), MARK)
+    order = np.argsort(np.concatenate([groups, group]), kind="stable")  # what stands, then its labels
+    of = np.concatenate([groups, group])[order]
+    is_label = order >= len(groups)
+    chain[~is_label] = standing[groups]
+    _put(chain, np.flatnonzero(is_label), labels)
+    stands = ~is_label
+    start = np.flatnonzero(stands)
+    size = np.diff(start, append=len(chain))
+    explicit = np.add.reduceat(chain["version"] >= 0, start, dtype=np.int64)
+    by_version = explicit == size
+    stands |= _rising(chain, np.repeat(by_version, size), of)
+    for one in np.flatnonzero(~by_version & (explicit > 1)).tolist():
+        rows = slice(int(start[one]), int(start[one] + size[one]))
+        stands[rows] = _rising_mixed(chain[rows])
+    place = np.arange(len(chain))
+    last = np.maximum.accumulate(np.where(stands, place, 0))
+    corrects = np.flatnonzero(stands & is_label)
+    return order[corrects] - len(groups), chain[last[corrects - 1]]
+
+
+def _rising(chain: Array, by_version: npt.NDArray[np.bool_], of: Ints) -> npt.NDArray[np.bool_]:
+    """Whether labels are higher than all before them in their group, where one order holds in all of a group."""
+    _, rank = np.unique(np.where(by_version, chain["version"], chain["labelled_at_ms"]), return_inverse=True)
+    height = of * len(chain) + rank
+    peak = np.maximum.accumulate(height)
+    at_peak = np.maximum.accumulate(np.where(height == peak, np.arange(len(chain)), 0))
+    before = np.concatenate([[0], at_peak[:-1]])  # at equal times what stands says what the last of them said
+    other = (chain["label"] != chain["label"][before]) | (chain["retracted"] != chain["retracted"][before])
+    higher: npt.NDArray[np.bool_] = (height > height[before]) | ((height == height[before]) & other & ~by_version)
     return higher
+
+
+def _rising_mixed(chain: Array) -> list[bool]:
+    """Decide the same one by one, where some labels of a group have a version and others none: no order holds then.
+
+    What stands may be of an older time than a label that it stood up against by its version.
+    """
+    stands = [True] * len(chain)
+    at_ms, at_version, said = NEVER, -1, (0, False)
+    columns = (chain[name].tolist() for name in ("labelled_at_ms", "version", "label", "retracted"))
+    for at, (labelled_at_ms, version, label, retracted) in enumerate(zip(*columns, strict=True)):
+        says = (label, retracted)
+        if version >= 0 and at_version >= 0:
+            stands[at] = version > at_version
+        else:
+            stands[at] = labelled_at_ms > at_ms or (labelled_at_ms == at_ms and says != said)
+        if stands[at]:
+            at_ms, at_version, said = labelled_at_ms, version, says
+    return stands
 
 
 def _bucket_ms(settings: JoinSettings, models: Mapping[str, Model]) -> int:

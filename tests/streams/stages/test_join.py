@@ -1,6 +1,7 @@
 """The join against its oracle: however it is cut, interleaved, stopped and begun again, only the two logs decide."""
 
 import itertools
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -403,6 +404,72 @@ def test_a_batch_of_one_id_alone_is_taken_in_order() -> None:
     driver.read(LABELS, 60)
     driver.check()
     assert driver.join.counters["corrected"] == 29
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(-1, 4), st.integers(0, 2), st.booleans()), max_size=40),
+    st.integers(1, 40),
+)
+def test_labels_of_one_id_stand_as_one_by_one_however_they_are_cut(
+    said: list[tuple[int, int, int, bool]], cut: int
+) -> None:
+    outputs = [OutputRow(offset=0, broker_ms=900, id_hash=5, made_at_ms=10, model="fraud")]
+    labels = [
+        LabelRow(
+            offset=at,
+            broker_ms=900,
+            id_hash=5,
+            labelled_at_ms=20 + after,
+            model="fraud",
+            label=label,
+            version=version,
+            retracted=retracted,
+        )
+        for at, (after, version, label, retracted) in enumerate(said)
+    ]
+    driver = _driver((outputs, labels))
+    driver.read(OUTPUTS, 1)
+    for _ in range(0, len(labels), cut):
+        driver.read(LABELS, cut)
+        driver.check()
+    driver.finish(FAR_MS)
+
+
+def _calls(versions: tuple[int, ...], labels: int) -> int:
+    """Count the calls that are made while one id takes this many labels, each of other content than the one before it."""
+    driver = _driver(([OutputRow(offset=0, broker_ms=900, id_hash=5, made_at_ms=10, model="fraud")], []))
+    driver.read(OUTPUTS, 1)
+    rows = [
+        LabelRow(
+            offset=at,
+            broker_ms=900,
+            id_hash=5,
+            labelled_at_ms=20,
+            model="fraud",
+            label=at % 3,
+            version=-1 if versions[at % len(versions)] < 0 else at,
+        )
+        for at in range(labels)
+    ]
+    batch = label_batch(rows, partition=1, start=0, end=labels)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        driver.join.receive(batch)
+    finally:
+        sys.setprofile(None)
+    assert driver.join.counters["corrected"] == labels - 1
+    return calls
+
+
+@pytest.mark.parametrize("versions", [(-1,), (1,), (1, -1)])
+def test_many_labels_of_one_id_take_no_turn_each(versions: tuple[int, ...]) -> None:
+    assert _calls(versions, 2_000) < _calls(versions, 20) + 100
 
 
 def test_what_is_no_longer_named_is_buried_and_nothing_else() -> None:
