@@ -24,8 +24,10 @@ FETCH_WAIT_MS = 10
 """How long a broker holds back an answer. What is read is there already: any wait is the next read's, on the same wire."""
 CHUNK = 1_000
 """Messages taken from the client at once."""
-CLOCK_LOOKS = 3
-"""Turns of the clock that are waited for before it is said to stand."""
+FRESH_TURNS = 3
+"""Turns of the clock for which a value is young enough to be that of a worker which still tells it."""
+CLOCK_LOOKS = 5
+"""Turns of the clock that an older one is waited for before it is said to stand."""
 TAIL = 400
 """Records looked at from the end of a partition, to find its newest mark of time."""
 
@@ -201,11 +203,11 @@ class Told:
 
 
 def told_time(reader: Reader, worker: WorkerSettings) -> Told:
-    """Read the clock. Where it is not that of this machine, look whether it moves: one of the two may be wrong."""
+    """Read the clock. Where it is not as young as a worker keeps it, look whether it moves: either clock may be wrong."""
     now_ms = newest_clock_ms(reader)
     if now_ms is None:
         return Told(None, moves=False)
-    if abs(wall_ms() - now_ms) < worker.clock_wait_ms:
+    if abs(wall_ms() - now_ms) <= FRESH_TURNS * worker.clock_every_ms:
         return Told(now_ms, moves=True)
     until_s = time.monotonic() + CLOCK_LOOKS * worker.clock_every_ms / 1000
     while time.monotonic() < until_s:

@@ -13,6 +13,7 @@ from collections import Counter
 import msgspec
 
 from config.settings import Settings
+from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
 from schemas.through import Through
 from streams.runtime import topics
@@ -26,6 +27,8 @@ from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, s
 MUST = ("model-outputs", "labels", "window-stats", "findings", "clock", "incidents-latest", "dead-letters")
 BEHIND_MS = 60_000
 """How far beyond what the waits explain a stage may be behind before it is asked whether it runs."""
+MOST_LETTERS = 10_000
+"""Records of a partition of the dead letters that are counted."""
 MOST_MODELS = 5
 """Models without settings that are named one by one."""
 
@@ -49,8 +52,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Of the same, those of models that the settings do not list, by model.
     open_incidents
         By severity, for instance `SEV-2`.
-    dead_letters
-        How many are kept.
+    dead_letters, dead_letters_all
+        How many refusals are kept, without the marks of what was sent again, among the newest `MOST_LETTERS` records of
+        each partition; whether that is all of them.
     """
 
     faults: list[str]
@@ -65,6 +69,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unlisted_rows: dict[str, int]
     open_incidents: dict[str, int]
     dead_letters: int
+    dead_letters_all: bool
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -96,10 +101,7 @@ def look(reader: Reader, settings: Settings) -> Status:
         raise CommandError(Exit.NOT_SO, message)
     there = {name for name in MUST if reader.topic(name) not in missing}
     open_ones = [one for one in latest_incidents(reader) if one.is_open] if "incidents-latest" in there else []
-    letters = 0
-    if "dead-letters" in there:
-        bounds = [reader.bounds("dead-letters", partition) for partition in range(reader.partitions("dead-letters"))]
-        letters = sum(high - low for low, high in bounds)
+    letters, are_all = _letters(reader) if "dead-letters" in there else (0, True)
     told = told_time(reader, settings.worker) if "clock" in there else Told(None, moves=False)
     joined = counted_through_ms(reader) if "window-stats" in there else {}
     detected = _detected(reader) if "findings" in there else {}
@@ -123,7 +125,21 @@ def look(reader: Reader, settings: Settings) -> Status:
         unlisted_rows=unlisted,
         open_incidents=dict(sorted(Counter(one.severity.display for one in open_ones).items())),
         dead_letters=letters,
+        dead_letters_all=are_all,
     )
+
+
+def _letters(reader: Reader) -> tuple[int, bool]:
+    """Count refusals among the newest records of each partition, and say whether there are no older ones."""
+    bounds = [reader.bounds("dead-letters", partition) for partition in range(reader.partitions("dead-letters"))]
+    letters = 0
+    for read in reader.all("dead-letters", last=MOST_LETTERS):
+        try:
+            DeadLetter.decode(read.value)
+        except MalformedRecordError:  # a mark of what was sent again, or a foreign record
+            continue
+        letters += 1
+    return letters, all(high - low <= MOST_LETTERS for low, high in bounds)
 
 
 def _detected(reader: Reader) -> dict[int, int]:
@@ -185,7 +201,7 @@ def _tell(status: Status, settings: Settings) -> None:
     said = ", ".join(f"{count} of {severity}" for severity, count in status.open_incidents.items())
     say(f"open           {said or 'no incident'}")
     say(
-        f"dead letters   {status.dead_letters:,} kept"
+        f"dead letters   {'' if status.dead_letters_all else 'at least '}{status.dead_letters:,} kept"
         + (", see `tocsin dead-letters list`" if status.dead_letters else "")
     )
     for fault in status.faults:

@@ -78,8 +78,8 @@ def written(put: Put) -> None:
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the clock of this module pass for one that moves."""
-    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_WAIT_MS", "3600000")
+    """Let it be the moment at which this module began, so that its clock passes for one that moves."""
+    monkeypatch.setattr("streams.runtime.reading.wall_ms", lambda: NOW_MS)
 
 
 def test_what_is_open_is_listed_oldest_first(tocsin: Tocsin) -> None:
@@ -221,7 +221,6 @@ def test_resolving_while_findings_fire_names_them_and_needs_to_be_insisted_upon(
 def test_where_no_worker_tells_the_time_nothing_is_sent_and_a_list_says_how_old_it_is(
     tocsin: Tocsin, broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_WAIT_MS", "1000")
     monkeypatch.setenv("TOCSIN__WORKER__CLOCK_EVERY_MS", "100")
     monkeypatch.setattr("streams.runtime.reading.wall_ms", lambda: NOW_MS + 120_000)
     before = len(acts(broker))

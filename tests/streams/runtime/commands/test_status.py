@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.clock import Clock
 from schemas.closed import Closed
+from schemas.dead_letter import DeadLetter, SentAgain
 from schemas.through import Through
 from streams.runtime.cli import run
 from streams.runtime.commands.status import MUST
@@ -28,8 +29,8 @@ DAY_MS = 86_400_000
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a clock that was told during this hour pass for one that moves, and an older one be looked at briefly."""
-    monkeypatch.setenv("TOCSIN__WORKER__CLOCK_WAIT_MS", "3600000")
+    """Let it be the moment at which this module began, and an old clock be looked at briefly."""
+    monkeypatch.setattr("streams.runtime.reading.wall_ms", lambda: NOW_MS)
     monkeypatch.setenv("TOCSIN__WORKER__CLOCK_EVERY_MS", "200")
 
 
@@ -47,6 +48,26 @@ def test_a_clock_that_stands_is_not_so_and_says_since_when(tocsin: Tocsin, put: 
     (fault,) = found["faults"]
     assert fault.startswith(f"no worker has told the time since {at(NOW_MS - DAY_MS)} (1 d")
     assert "`tocsin worker all`" in fault
+
+
+def test_a_worker_that_has_just_stopped_is_missed_at_once(tocsin: Tocsin, put: Put) -> None:
+    put("clock", None, Clock(now_ms=NOW_MS - 10_000).encode(), 1)  # clock_wait is 30 s
+    status, out, _ = tocsin("status")
+    assert (status, "(10 s ago): start" in out) == (Exit.NOT_SO, True)
+
+
+def test_what_was_sent_again_is_marked_and_not_counted_as_refused(tocsin: Tocsin, put: Put, broker: str) -> None:
+    prefix = "letters."
+    for topic in MUST:
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    for offset in range(3):
+        letter = DeadLetter(
+            topic="labels", partition=0, offset=offset, record="label", field="label", expected="a", got="b"
+        )
+        put(prefix + "dead-letters", None, letter.encode(), 0)
+    put(prefix + "dead-letters", None, SentAgain(first="labels/0/0/-1", attempt=2).encode(), 0)
+    out = tocsin("status", "--topic-prefix", prefix)[1]
+    assert "dead letters   3 kept, see" in out
 
 
 def test_a_clock_of_another_time_that_moves_is_one(tocsin: Tocsin, put: Put) -> None:
