@@ -413,7 +413,9 @@ class _Round:
             look_ms=None,
             changed=False,
         )
-        ended = MessageReason.STATUS_CHANGED if self._incident.firing else MessageReason.ALL_CLEARED
+        actor = self._incident.actor
+        by_hand = actor is not None and actor.kind == "human"
+        ended = MessageReason.STATUS_CHANGED if by_hand or self._incident.firing else MessageReason.ALL_CLEARED
         for told in self.ladder.told.values():
             if rule.tells_of_end or not told.arrived:
                 reason = ended if told.arrived else MessageReason.OPENED_AND_RESOLVED
@@ -788,6 +790,9 @@ class _Round:
                 return
             self._forget(other.notification_id)
         settings = self._settings
+        known = self.ladder.told.get(f"{channel}|{target}")
+        told = () if known is None else known.firing
+        sentence = says(incident, reason, settings.kinds, settings.unknown_kind, told)
         last_ms = self.ladder.paged_at_ms
         goes_on = self.ladder.paged_episode == incident.episode and now_ms - last_ms <= settings.rules.pages_continue_ms
         message = Notification(
@@ -812,8 +817,8 @@ class _Round:
             address=address,
             severity=incident.severity,
             status=incident.status,
-            title=title(incident, reason, says(incident, settings.kinds, settings.unknown_kind)),
-            text=body(incident, reason, settings.kinds, settings.unknown_kind, late_by_ms=late_by_ms),
+            title=title(incident, reason, sentence),
+            text=body(incident, reason, settings.kinds, settings.unknown_kind, late_by_ms=late_by_ms, told=told),
             details={
                 "class": incident.incident_class,
                 "phase": incident.phase,

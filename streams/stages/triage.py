@@ -664,7 +664,7 @@ class Triage:
                 case = replace(case, clear_since_ms=None, not_before_ms=0)
             if reason is Reason.SEVERITY_LOWERED and case.clear_since_ms is not None:  # its hold-down begins now
                 case = replace(case, clear_since_ms=max(case.clear_since_ms, act.decided_at_ms))
-        said = act.name if act.kind == "mark" else " ".join(filter(None, (act.reason, act.text)))
+        said = act.name if act.kind == "mark" else _said(act)
         whole = _fitting(replace(case.incident, **changes, actor=act.actor, note=said[:MAX_TEXT]))
         if len(whole.encode()) > MAX_ENCODED_BYTES - HEADROOM_BYTES:
             changes, reason, said = {}, Reason.ILLEGAL_TRANSITION, "the incident has no room for this text"
@@ -736,7 +736,7 @@ class Triage:
             deployments=self._near(act.model, at_ms, at_ms),
             causation_id=act.act_id,
             actor=act.actor,
-            note=" ".join(filter(None, (act.reason, act.text)))[:MAX_TEXT],
+            note=_said(act)[:MAX_TEXT],
         )
         out = self._put(Case(incident=incident, acts=(act.act_id,)))
         group = self._groups.get(name) or Group()
@@ -785,6 +785,11 @@ class Triage:
             self.open[incident.incident_id] = incident.severity
         else:
             self.open.pop(incident.incident_id, None)
+
+
+def _said(act: IncidentAction) -> str:
+    """Return what the actor said: his reason and his text, once where they are the same."""
+    return " ".join(dict.fromkeys(filter(None, (act.reason, act.text))))
 
 
 def _fitting(incident: Incident) -> Incident:

@@ -5,10 +5,11 @@ them that could act: no control or bidirectional characters, no line breaks, no 
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 
 from schemas.ids import rfc3339
-from schemas.incident import Evidence, Incident, Severity
+from schemas.incident import Evidence, Incident, Reason, Severity
 from schemas.notification import MessageReason
 from schemas.response import KindRule
 from streams.stages.policy import kind_rule
@@ -24,6 +25,20 @@ LATE_SHOWN_MS = 60_000
 """A message that is later than this says so."""
 
 UNKNOWN = "not yet known"
+
+_NEW_KIND, _NEW, _OLD = range(3)
+"""How old a finding is for whom a message is: of a kind that he was not told of, not told of itself, told of."""
+
+_OF_DEEDS = frozenset(
+    {
+        MessageReason.STATUS_CHANGED,
+        MessageReason.OPENED_AND_RESOLVED,
+        MessageReason.REOPENED,
+        MessageReason.SEVERITY_RAISED,
+        MessageReason.SEVERITY_LOWERED,
+    }
+)
+"""Why a message is sent that a person's act may have called for."""
 
 _ACTIVE = {"<": "(", ">": ")", "@": "(at)", "`": "'", "[": "(", "]": ")", "|": "/", "*": "", "#": ""}
 
@@ -110,9 +125,42 @@ def worst(incident: Incident) -> Evidence | None:
     )
 
 
-def says(incident: Incident, kinds: Mapping[str, KindRule], unknown: KindRule) -> str:
-    """Return the configured sentence of what is wrong."""
+def newest_first(incident: Incident, told: Collection[str]) -> list[Evidence]:
+    """Order what fires for whom was told of these findings: what is new to him, a new kind before all else.
+
+    Of what is equally new each kind speaks once before one speaks twice, the most severe first; what is old comes last,
+    the oldest at the end.
+    """
+    firing = [finding for finding in incident.findings if finding.state == "firing"]
+    told_kinds = {finding.kind for finding in firing if finding.finding_id in told}
+
+    def age(finding: Evidence) -> int:
+        return _OLD if finding.finding_id in told else _NEW if finding.kind in told_kinds else _NEW_KIND
+
+    def rank(finding: Evidence) -> tuple[int, int, str]:
+        at_ms = int(finding.decided_at_ms)
+        return finding.severity, -at_ms if age(finding) == _OLD else at_ms, finding.finding_id
+
+    spoken: Counter[tuple[int, str]] = Counter()
+    turns: dict[str, tuple[int, int]] = {}
+    for finding in sorted(firing, key=rank):
+        kind = age(finding), finding.kind
+        turns[finding.finding_id] = age(finding), spoken[kind]
+        spoken[kind] += 1
+    return sorted(firing, key=lambda one: (turns[one.finding_id], rank(one)))
+
+
+def says(
+    incident: Incident,
+    reason: MessageReason,
+    kinds: Mapping[str, KindRule],
+    unknown: KindRule,
+    told: Collection[str] = (),
+) -> str:
+    """Return the configured sentence of what is wrong; of what is new, where that is why the message is sent."""
     finding = worst(incident)
+    if reason is MessageReason.NEW_FINDINGS:
+        finding = next(iter(newest_first(incident, told)), finding)
     return "Opened by a person." if finding is None else kind_rule(kinds, unknown, finding.kind).says
 
 
@@ -132,25 +180,30 @@ def body(
     unknown: KindRule,
     *,
     late_by_ms: int,
+    told: Collection[str] = (),
 ) -> str:
-    """Return the message: what, how bad, since when, how much, and what to do."""
+    """Return the message: what, how bad, since when, how much, and what to do; what is not among `told` comes first."""
+    said = says(incident, reason, kinds, unknown, told)
+    before = says(incident, MessageReason.FIRST, kinds, unknown)
     version = f" (version {', '.join(plain(one) for one in incident.versions[-3:])})" if incident.versions else ""
     lines = [
-        f"{incident.severity.display}, {incident.status}: {says(incident, kinds, unknown)}",
+        f"{incident.severity.display}, {incident.status}: {said}",
+        *([] if said == before else [f"As before: {before}"]),
         f"Model: {plain(incident.model)}{version}, environment {plain(incident.environment or 'default')}",
         f"Why this message: {reason}",
+        *_deed(incident, reason),
         f"Affected since: {UNKNOWN if incident.impact_started_at_ms is None else minute(incident.impact_started_at_ms)}",
         f"Opened: {minute(incident.opened_at_ms)}",
         f"Users affected: {_impact(incident, 'users')}",
         f"Decisions affected: {_impact(incident, 'decisions')}",
     ]
-    firing = [finding for finding in incident.findings if finding.state == "firing"]
-    lines += [_evidence(finding) for finding in firing[:MAX_LINES]]
-    if len(firing) > MAX_LINES:
-        lines.append(f"and {len(firing) - MAX_LINES} more")
     if incident.severity is Severity.CRITICAL and _asks_for_rollback(incident, kinds, unknown):
         good = plain(incident.last_known_good) if incident.last_known_good else UNKNOWN
         lines.append(f"Roll back now, or switch to the fallback model. Last known good version: {good}")
+    firing = newest_first(incident, told)
+    lines += [_evidence(finding) for finding in firing[:MAX_LINES]]
+    if len(firing) > MAX_LINES:
+        lines.append(f"and {len(firing) - MAX_LINES} more")
     lines += [
         f"Deployed shortly before: {plain(change.kind)} {plain(change.version or change.deployment_id)}, {minute(change.at_ms)}"
         for change in incident.deployments[-3:]
@@ -158,6 +211,15 @@ def body(
     if late_by_ms > LATE_SHOWN_MS:
         lines.append(f"Late by {duration(late_by_ms)}")
     return cut("\n".join(lines), MAX_BODY)
+
+
+def _deed(incident: Incident, reason: MessageReason) -> list[str]:
+    """Say what a person did, and why in his words, where that is what the message is about."""
+    if reason not in _OF_DEEDS or incident.actor is None or incident.actor.kind != "human":
+        return []
+    how = f" as {incident.resolution.replace('_', ' ')}" if incident.reason is Reason.RESOLVED else ""
+    why = f": {plain(incident.note, MAX_TITLE)}" if incident.note else ""
+    return [f"{plain(incident.reason.replace('_', ' ').capitalize())} by {plain(incident.actor.id)}{how}{why}"]
 
 
 def _impact(incident: Incident, part: str) -> str:

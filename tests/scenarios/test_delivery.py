@@ -523,3 +523,35 @@ def test_a_resolution_by_a_person_does_not_say_that_findings_have_cleared_which_
     told = half.sent(purpose="resolve")
     assert told
     assert {message.reason for message in told} == {MessageReason.STATUS_CHANGED}
+
+
+def test_a_resolution_by_a_person_is_told_with_his_reason_also_when_all_has_cleared(half: "Half") -> None:
+    found = half.fire("accuracy_below_sla")
+    half.run(half.start_ms + 5 * MINUTE)
+    half.clear(found)
+    half.do("resolve", actor="ann", reason="eta <restarted>", resolution="rolled_back")
+    half.run(half.now_ms + 2 * MINUTE)
+    told = half.sent(purpose="resolve")
+    assert told
+    assert {message.reason for message in told} == {MessageReason.STATUS_CHANGED}
+    assert all("\nResolved by ann as rolled back: eta (restarted)\n" in message.text for message in told)
+
+
+def test_an_update_names_the_new_kind_first_to_whom_was_told_of_the_old_one(half: "Half") -> None:
+    for lane in range(8):
+        half.fire("feature_corruption", lane=f"hub={lane}")
+    half.run(half.start_ms + 5 * MINUTE)
+    half.do("ack")
+    half.do("contain", containment_kind="input_block", waiver="the feed is gone")
+    half.run(half.now_ms + 40 * MINUTE)
+    half.attempts.clear()
+    half.fire("error_above_baseline")
+    half.run(half.now_ms + 40 * MINUTE)
+    told = half.sent(target="team:ml-oncall", reason=MessageReason.NEW_FINDINGS)
+    assert told
+    for message in told:
+        assert "More of the model's answers are wrong than usual." in message.title
+        assert "\nAs before: The model is given broken input.\n" in message.text
+        assert next(line for line in message.text.split("\n") if line.startswith("- ")).startswith(
+            "- error above baseline"
+        )

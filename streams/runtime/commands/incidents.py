@@ -258,13 +258,17 @@ Entry = tuple[int, str, int, Incident | Notification | Receipt]
 
 
 def _timeline(settings: Settings, reader: Reader, incident: Incident) -> Iterator[Entry]:
-    """Collect an incident's records, notifications and receipts; each once, though a log may hold a repeat."""
+    """Collect an incident's records, notifications and receipts; each once, though a log may hold a repeat.
+
+    Who delivers may have been told an earlier time than who asked: a receipt stands no earlier than what it answers.
+    """
     kinds: Mapping[str, type[Incident | Notification | Receipt]] = {
         INCIDENTS: Incident,
         NOTIFICATIONS: Notification,
         RECEIPTS: Receipt,
     }
     seen: set[tuple[str, str]] = set()
+    asked_ms: dict[str, int] = {}
     partition = partition_of(incident.model, settings.kafka.output_partitions)
     for topic, kind in kinds.items():
         for read in reader.all(topic, [partition]):
@@ -275,16 +279,19 @@ def _timeline(settings: Settings, reader: Reader, incident: Incident) -> Iterato
                 continue
             if record.incident_id != incident.incident_id:
                 continue
+            at_ms = int(record.decided_at_ms)
             match record:
                 case Incident():
                     name, seq = str(record.seq), record.seq
                 case Notification():
                     name, seq = record.notification_id, record.seq
+                    asked_ms[name] = at_ms
                 case Receipt():
                     name, seq = f"{record.notification_id}/{record.attempt}/{record.status}", record.attempt
+                    at_ms = max(at_ms, asked_ms.get(record.notification_id, at_ms))
             if (topic, name) not in seen:
                 seen.add((topic, name))
-                yield record.decided_at_ms, topic, seq, record
+                yield at_ms, topic, seq, record
 
 
 def _line(record: Incident | Notification | Receipt) -> str:

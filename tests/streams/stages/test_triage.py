@@ -102,6 +102,14 @@ def opened(stage: Triage, kind: str = "accuracy_below_sla") -> Incident:
     return last(stage.receive([through(5)]) if kind != "pii_leak" else stage.receive([finding(kind, 1)]))
 
 
+def test_what_was_said_as_reason_and_as_text_is_noted_once() -> None:
+    stage = triage()
+    name = opened(stage).incident_id
+    both = act("note", name, 6, reason="blocked the feed", text="blocked the feed")
+    assert last(stage.receive([both])).note == "blocked the feed"
+    assert last(stage.receive([act("note", name, 7, reason="because", text="kg")])).note == "because kg"
+
+
 def test_what_a_finding_says_is_told_plain_and_stays_when_it_clears() -> None:
     says = "feature weight_g is outside the reference's range in 17.1% of outputs, 0.00% usually"
     stage = triage()

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,10 @@ def incident(**what: object) -> Incident:
     return Incident(**(fields | what))  # type: ignore[arg-type]
 
 
+def sentence(of: Incident, reason: MessageReason, told: Collection[str] = ()) -> str:
+    return says(of, reason, RESPONSE.kinds, RESPONSE.unknown_kind, told)
+
+
 def text(of: Incident, late_by_ms: int = 0) -> str:
     return body(of, MessageReason.FIRST, RESPONSE.kinds, RESPONSE.unknown_kind, late_by_ms=late_by_ms)
 
@@ -102,7 +107,7 @@ def test_a_finding_speaks_in_its_own_words() -> None:
 
 
 def test_a_title_is_one_line() -> None:
-    said = title(incident(), MessageReason.FIRST, says(incident(), RESPONSE.kinds, RESPONSE.unknown_kind))
+    said = title(incident(), MessageReason.FIRST, sentence(incident(), MessageReason.FIRST))
     assert said == (
         "[SEV-2] credit: More of the model's answers are wrong than was agreed. "
         "(Investigating, first notification) INC-260DE83DF6D6"
@@ -128,6 +133,38 @@ def test_what_is_late_says_so_above_a_minute() -> None:
 
 def test_what_a_person_has_said_of_the_impact_is_shown() -> None:
     assert "Users affected: about 40" in text(incident(impact={"users": "about 40"}))
+
+
+def test_what_is_new_is_named_first_and_what_is_old_is_counted_out_first() -> None:
+    old = tuple(
+        evidence(finding_id=f"o{at:02}", kind="feature_corruption", lane=f"hub={at}", decided_at_ms=T0 + at)
+        for at in range(18)
+    )
+    more = evidence(finding_id="m", kind="feature_corruption", lane="hub=more", decided_at_ms=T0 + 20)
+    slow = evidence(finding_id="s", kind="latency_up", lane="hub=s", severity=Severity.MEDIUM, decided_at_ms=T0 + 20)
+    wrong = tuple(evidence(finding_id=f"w{at}", lane=f"hub=w{at}", decided_at_ms=T0 + 20) for at in range(2))
+    told = tuple(finding.finding_id for finding in old)
+    now = incident(findings=(*old, more, slow, *wrong), status=Status.CONTAINED)
+    said = body(now, MessageReason.NEW_FINDINGS, RESPONSE.kinds, RESPONSE.unknown_kind, late_by_ms=0, told=told).split(
+        "\n"
+    )
+    assert said[0] == "SEV-2, Contained: More of the model's answers are wrong than was agreed."
+    assert said[1] == "As before: The model is given broken input."
+    lanes = [line.partition(", ")[2].partition(":")[0] for line in said if line.startswith("- ")]
+    assert lanes == ["hub=w0", "hub=s", "hub=w1", "hub=more", "hub=17"]
+    assert said[-1] == "and 17 more"
+    assert "than was agreed" in sentence(now, MessageReason.NEW_FINDINGS, told)
+    assert "broken input" in sentence(now, MessageReason.ESCALATED, told)
+
+
+def test_what_is_to_be_done_stands_before_what_was_found() -> None:
+    asks = next(kind for kind, rule in RESPONSE.kinds.items() if rule.rollback_now)
+    found = tuple(
+        evidence(finding_id=f"f{at}", kind=asks, lane="l" * 200, message="m" * 200, severity=Severity.CRITICAL)
+        for at in range(9)
+    )
+    worst = incident(findings=found, severity=Severity.CRITICAL, impact={"users": "u" * 200, "decisions": "d" * 200})
+    assert "Roll back now" in text(worst)
 
 
 def test_many_findings_are_counted_and_not_listed() -> None:

@@ -14,6 +14,8 @@ from schemas.clock import Clock
 from schemas.incident import Incident, Phase, Reason, Severity, Status
 from schemas.incident_action import IncidentAction
 from schemas.instant import Instant
+from schemas.notification import Notification
+from schemas.receipt import Receipt
 from streams.runtime.terminal import Exit
 
 SAMPLE = Path(__file__).parents[3] / "golden" / "wire" / "incident" / "1.json"
@@ -118,6 +120,30 @@ def test_a_record_of_the_timeline_says_which_finding_was_its_cause(tocsin: Tocsi
     one = replace(incident(1, "fraud", Status.INVESTIGATING, Severity.CRITICAL), note="", seq=2)
     put("incidents", one.incident_id.encode(), one.encode(), murmur2(b"fraud", 4))
     assert f": {one.findings[0].kind} on *, raw_error says so  [" in tocsin("incidents", "show", "inc-160")[1]
+
+
+def test_a_receipt_stands_below_the_message_that_it_answers(tocsin: Tocsin, put: Put) -> None:
+    one, name = incident(2, "price", Status.CONTAINED, Severity.MEDIUM), "4c20b774"
+    wire = SAMPLE.parents[1]
+    asked = replace(
+        Notification.decode((wire / "notification" / "1.json").read_bytes()),
+        notification_id=name,
+        incident_id=one.incident_id,
+        model="price",
+        decided_at_ms=Instant(NOW_MS),
+    )
+    answered = replace(
+        Receipt.decode((wire / "receipt" / "1.json").read_bytes()),
+        notification_id=name,
+        incident_id=one.incident_id,
+        model="price",
+        decided_at_ms=Instant(NOW_MS - 1_000),  # who delivers was told an earlier time
+    )
+    put("notifications", one.incident_id.encode(), asked.encode(), murmur2(b"price", 4))
+    put("receipts", one.incident_id.encode(), answered.encode(), murmur2(b"price", 4))
+    lines = tocsin("incidents", "show", "inc-260")[1].splitlines()
+    assert [line.split("  ")[1].split(" ")[0] for line in lines[-2:]] == ["ticket", "a"]
+    assert lines[-2].split("  ")[0] == lines[-1].split("  ")[0]
 
 
 def test_what_has_no_time_is_not_shown_with_a_dash(tocsin: Tocsin) -> None:
