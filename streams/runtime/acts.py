@@ -47,7 +47,8 @@ def the_incident(name: str, incidents: list[Incident]) -> Incident:
         one
         for one in incidents
         if one.incident_id.startswith(name.lower())
-        or one.display_id.removeprefix("INC-").startswith(name.upper().removeprefix("INC-"))
+        or one.display_id.startswith(name.upper())
+        or one.display_id.removeprefix("INC-").startswith(name.upper())
     ]
     if len(found) == 1:
         return found[0]

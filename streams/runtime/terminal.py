@@ -27,6 +27,7 @@ class Exit(IntEnum):
     SETTINGS = 3
     BROKER = 4
     DATA = 5
+    FAULT = 70
     INTERRUPTED = 130
 
 
@@ -38,6 +39,7 @@ MEANINGS = {
     Exit.SETTINGS: "the settings cannot be used; every fault was named",
     Exit.BROKER: "the brokers do not answer, or refuse",
     Exit.DATA: "a file cannot be used, or not all of its rows",
+    Exit.FAULT: "a worker found a fault of its own and ended at once; start it again",
     Exit.INTERRUPTED: "interrupted",
 }
 

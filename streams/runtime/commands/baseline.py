@@ -228,7 +228,8 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
         said = [{**asdict(one), "doubt": one.doubt.value} for one in found]
         outputs, labelled = len(history.made_at_ms), int(history.labelled.sum())
         counts = {"outputs": outputs, "labelled": labelled, "published": not arguments.dry_run}
-        say_json({**_summary(baseline), **counts, "signals": signals(learned), "doubts": said})
+        version = None if arguments.dry_run else baseline.version
+        say_json({**_summary(baseline), "version": version, **counts, "signals": signals(learned), "doubts": said})
     else:
         _tell(learned, model, history, is_published=not arguments.dry_run)
     return Exit.DONE
@@ -294,8 +295,10 @@ def records_of(baseline: Baseline, earlier: list[Baseline], now_ms: int, partiti
 def _tell(learned: Learned, model: Model, history: History, *, is_published: bool) -> None:
     baseline, outputs, labelled = learned.baseline, len(history.made_at_ms), int(history.labelled.sum())
     begins, ends = baseline.reference_ms
-    span = f"{at(begins)} to {at(ends)} ({lasting(ends - begins)})"
-    say(f"{plain(baseline.model)}, version {baseline.version}, valid from {at(baseline.valid_from_ms)}")
+    spans_ms = int(history.made_at_ms.max() - history.made_at_ms.min())  # as `doubts` says it; ticks are whole
+    span = f"{at(begins)} to {at(ends)} ({lasting(spans_ms)})"
+    version = f"version {baseline.version}" if is_published else "a version to be"  # only brokers know the last one
+    say(f"{plain(baseline.model)}, {version}, valid from {at(baseline.valid_from_ms)}")
     say(f"learned from {outputs:,} outputs, {labelled:,} of them labelled ({labelled / outputs:.0%}), {span}")
     say(f"{len(baseline.lanes)} lanes, {len(baseline.binning.features)} features")
     say()

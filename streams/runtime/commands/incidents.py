@@ -3,10 +3,10 @@
   tocsin incidents list                           what is open, the newest last
   tocsin incidents list --all --model fraud --json
   tocsin incidents show INC-260DE83DF6D6          everything about one, with its timeline
-  tocsin incidents ack INC-260DE8                 I am on it; the beginning of an id is enough
-  tocsin incidents contain INC-260DE8 --by rollback --snapshot s3://evidence/7 --text "back to version 6"
-  tocsin incidents comment INC-260DE8 "the partner changed the unit of age"
-  tocsin incidents resolve INC-260DE8 --as fixed --reason "unit mended upstream"
+  tocsin incidents ack INC-260DE83DF6D6           I am on it; the beginning of an id is enough
+  tocsin incidents contain INC-260DE83DF6D6 --by rollback --snapshot s3://evidence/7 --text "back to version 6"
+  tocsin incidents comment INC-260DE83DF6D6 "the partner changed the unit of age"
+  tocsin incidents resolve INC-260DE83DF6D6 --as fixed --reason "unit mended upstream"
 
 Acts travel as records to triage, which alone changes incidents; the answer is awaited and shown. What is refused is
 said with the reason and the remedy, and ends with status 1. `tocsin incidents ACT --help` has each act's options.
@@ -30,7 +30,7 @@ from streams.runtime.commands.common import add_command, add_json, add_settings,
 from streams.runtime.lines import plain
 from streams.runtime.reading import Reader, told_time
 from streams.runtime.refusals import refusal
-from streams.runtime.terminal import Exit, at, columns, complain, lasting, say, say_json
+from streams.runtime.terminal import CommandError, Exit, at, columns, complain, lasting, say, say_json
 from streams.runtime.topics import INCIDENTS, NOTIFICATIONS, RECEIPTS, partition_of
 from streams.stages.wording import number
 
@@ -46,7 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--all", action="store_true", help="resolved ones too (default: only what is open)")
     listing.add_argument("--model", metavar="NAME", help="only of this model (default: of all)")
     listing.add_argument(
-        "--severity", type=int, choices=(1, 2, 3, 4), help="only this bad, or worse; 1 is the worst (default: all)"
+        "--severity",
+        type=_severity,
+        metavar="SEV",
+        help="only this bad, or worse: 1 to 4 or SEV-1 to SEV-4, 1 is the worst (default: all)",
     )
     add_json(listing)
     add_settings(listing)
@@ -71,7 +74,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where the evidence was saved before; SEV-1 and SEV-2 ask for it",
     )
     evidence.add_argument("--waive", default="", metavar="WHY", help="or why there is no evidence")
-    contain.add_argument("--text", default="", help="in your words (default: nothing)")
+    contain.add_argument(
+        "--text", default="", metavar="WHY", help="in your words; none_needed asks for it (default: nothing)"
+    )
 
     resolve = _acting(add_command(inner, "resolve", "say that it is over", RESOLVES))
     resolve.add_argument("--as", dest="resolution", required=True, choices=get_args(Resolution), help="how it ended")
@@ -103,17 +108,18 @@ with what became of it.
 ACKS = """
 Say that you are on it: the ladder ends there, and nobody further is paged unless it gets worse.
 
-  tocsin incidents ack INC-260DE8 --config tocsin.toml
-  tocsin incidents ack INC-260DE8 --actor ann
+  tocsin incidents ack INC-260DE83DF6D6 --config tocsin.toml
+  tocsin incidents ack INC-260DE83DF6D6 --actor ann
 """
 
 CONTAINS = """
 Say what keeps the harm from spreading, after it was done. rollback, fallback, disable and input_block make the incident
-Contained; shadow_monitoring and none_needed are recorded and change no status. At SEV-1 and SEV-2 evidence is to be
+Contained; shadow_monitoring and none_needed are recorded and change no status, and none_needed says why, by --text. At SEV-1 and SEV-2 evidence is to be
 saved before anything is changed.
 
-  tocsin incidents contain INC-260DE8 --by rollback --snapshot s3://evidence/7 --text "back to version 6"
-  tocsin incidents contain INC-260DE8 --by disable --waive "the host is gone"
+  tocsin incidents contain INC-260DE83DF6D6 --by rollback --snapshot s3://evidence/7 --text "back to version 6"
+  tocsin incidents contain INC-260DE83DF6D6 --by disable --waive "the host is gone"
+  tocsin incidents contain INC-260DE83DF6D6 --by none_needed --waive "nothing to save" --text "only test traffic"
 """
 
 RESOLVES = """
@@ -121,14 +127,14 @@ Say that it is over, and how it ended. Where findings of it still fire this is r
 again before it has recovered, so what goes on there would reach nobody. Contain it instead, or insist by --still-firing,
 as for a false positive.
 
-  tocsin incidents resolve INC-260DE8 --as fixed --reason "unit mended upstream"
-  tocsin incidents resolve INC-260DE8 --as false_positive --reason "a planned campaign" --still-firing
+  tocsin incidents resolve INC-260DE83DF6D6 --as fixed --reason "unit mended upstream"
+  tocsin incidents resolve INC-260DE83DF6D6 --as false_positive --reason "a planned campaign" --still-firing
 """
 
 COMMENTS = """
 Add a note to an incident's timeline; it changes nothing else.
 
-  tocsin incidents comment INC-260DE8 "the partner changed the unit of age"
+  tocsin incidents comment INC-260DE83DF6D6 "the partner changed the unit of age"
 """
 
 
@@ -143,8 +149,22 @@ def _acting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return parser
 
 
+def _severity(text: str) -> int:
+    """Read a severity as it is shown, or its number.
+
+    >>> _severity("SEV-2"), _severity("sev2"), _severity("2")
+    (2, 2, 2)
+    """
+    said = text.upper().removeprefix("SEV").removeprefix("-")
+    if said not in {"1", "2", "3", "4"}:
+        raise argparse.ArgumentTypeError(f"expected 1 to 4 or SEV-1 to SEV-4, got {text!r}")
+    return int(said)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """List, show, or act."""
+    if arguments.action == "contain" and arguments.by == "none_needed" and not arguments.text:
+        raise CommandError(Exit.USAGE, "--by none_needed: say by --text WHY no containment is needed; nothing was sent")
     settings = settings_of(arguments)
     with Reader(settings.kafka) as reader:
         incidents = latest_incidents(reader)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.runtime import faust_host, hot_path
 from streams.runtime.cli import COMMANDS, run
 from streams.runtime.commands.common import OPTIONS
 from streams.runtime.terminal import MEANINGS, Exit, Teaching
@@ -112,8 +113,11 @@ def test_help_names_every_command_and_every_exit_status(capsys: pytest.CaptureFi
     assert [meaning for meaning in MEANINGS.values() if meaning not in out] == []
 
 
-def test_every_exit_status_has_a_meaning() -> None:
+def test_every_exit_status_has_a_meaning_here_and_on_the_page() -> None:
     assert set(MEANINGS) == set(Exit)
+    assert faust_host.EXIT_STATUS == hot_path.EXIT_STATUS == Exit.FAULT
+    page = (Path(__file__).parents[3] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    assert [meaning for status, meaning in MEANINGS.items() if f"| {status.value} | {meaning} |" not in page] == []
 
 
 def test_no_words_or_unknown_ones_are_usage(capsys: pytest.CaptureFixture[str]) -> None:

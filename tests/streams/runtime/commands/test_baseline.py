@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with history.open("wb") as lines:
         for n in range(2_000):
             answer = int(score[n] >= 0.5)
-            made_at_ms = BEGINS_MS + n * 2_000
+            made_at_ms = BEGINS_MS + n * 2_010
             row = {
                 "prediction_id": f"p{n}",
                 "model": "fraud",
@@ -46,11 +46,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_what_is_tried_only_asks_no_broker_and_publishes_nothing(tocsin: Tocsin, files: tuple[Path, Path]) -> None:
     settings, history = files
     words = ("baseline", "build", str(history), "--model", "fraud", "--config", str(settings))
-    status, out, _ = tocsin(*words, "--dry-run")
+    status, out, err = tocsin(*words, "--dry-run")
     assert status == Exit.DONE
+    assert "spans 1 h 6 min and not a week" in err
+    assert "(1 h 6 min)" in out, "the same span, though its ticks end later"
     assert "2,000 outputs, 2,000 of them labelled" in out
     assert "raw_error" in out
     assert "Not published" in out
+    assert "fraud, a version to be, valid from" in out
+    assert json.loads(tocsin(*words, "--dry-run", "--json")[1])["version"] is None
     assert tocsin("baseline", "list")[1] == ""
 
 

@@ -96,8 +96,21 @@ def test_a_script_gets_one_line_of_json_for_each(tocsin: Tocsin) -> None:
 
 
 def test_a_severity_means_that_bad_or_worse(tocsin: Tocsin) -> None:
-    _, out, _ = tocsin("incidents", "list", "--all", "--severity", "2", "--json")
-    assert [json.loads(line)["severity"] for line in out.splitlines()] == [2, 1]
+    for said in ("2", "SEV-2"):
+        _, out, _ = tocsin("incidents", "list", "--all", "--severity", said, "--json")
+        assert [json.loads(line)["severity"] for line in out.splitlines()] == [2, 1]
+
+
+@pytest.mark.parametrize("name", ["inc", "INC", "inc-"])
+def test_a_beginning_that_all_ids_share_says_which_there_are(tocsin: Tocsin, name: str) -> None:
+    status, _, err = tocsin("incidents", "show", name)
+    assert (status, "may be any of" in err) == (Exit.USAGE, True)
+
+
+def test_that_no_containment_is_needed_wants_a_reason_before_anything_is_sent(tocsin: Tocsin, broker: str) -> None:
+    before = len(acts(broker))
+    status, _, err = tocsin("incidents", "contain", "INC-160DE83D", "--by", "none_needed", "--waive", "nothing to save")
+    assert (status, "--text WHY" in err, len(acts(broker))) == (Exit.USAGE, True, before)
 
 
 def test_one_is_shown_with_its_timeline_each_entry_once_and_harmless_to_the_terminal(tocsin: Tocsin) -> None:
