@@ -8,6 +8,8 @@ Exception
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+UNSHOWN = "something that is not shown, for it may hold a password"
+
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
 class Fault:
@@ -28,6 +30,11 @@ class Fault:
     --------
     >>> print(Fault(source="a.toml", line=3, setting="join.tick", expected="a duration", got="10", remedy='write "10 s"'))
     a.toml:3: join.tick: expected a duration, got 10; write "10 s"
+
+    What may hold a password is not shown:
+
+    >>> print(Fault(source="a.toml", line=1, setting="kafka.broker", expected="HOST:PORT", got="ann:pw@b:1", remedy="mend it"))
+    a.toml:1: kafka.broker: expected HOST:PORT, got something that is not shown, for it may hold a password; mend it
     """
 
     source: str
@@ -36,6 +43,10 @@ class Fault:
     expected: str
     got: str
     remedy: str
+
+    def __post_init__(self) -> None:
+        if "@" in self.got or self.setting == "kafka.security":
+            object.__setattr__(self, "got", UNSHOWN)
 
     def __str__(self) -> str:
         where = f"{self.source}:{self.line}" if self.line else self.source

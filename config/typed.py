@@ -15,6 +15,7 @@ from schemas.fields import in_words
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _MS = "_ms"
+_LACKS = "Object missing required field `"
 
 
 def typed(branch: Branch, kind: type[StructT], path: str, faults: list[Fault]) -> StructT | None:
@@ -99,6 +100,8 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
     except msgspec.ValidationError as error:
         text, _, inner = str(error).partition(" - at `")
         expected, _, got = text.removeprefix("Expected ").partition(", got ")
+        if text.startswith(_LACKS):
+            expected, got = f"a table with {text.removeprefix(_LACKS).rstrip('`')}", "one without"
         setting = path + inner.rstrip("`").removeprefix("$").replace("[...]", "")
         remedy = "write one that fits"
         if text.startswith("Invalid enum value "):
@@ -107,7 +110,9 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
             expected = f"one of {', '.join(allowed)}" if allowed else "one of the names that are allowed here"
             near = difflib.get_close_matches(got.strip("'"), allowed, n=1)
             remedy = f"did you mean {near[0]}?" if near else remedy
-        got = got.replace("`", "") if inner else shown(value)
+        elif text.startswith("Invalid value "):
+            expected, got = "one of the names that are allowed here", text.removeprefix("Invalid value ")
+        got = (got.replace("`", "") or "another") if inner else shown(value)
         expected = in_words(expected) if expected.startswith("`") else expected
         faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], got, remedy))
     return value

@@ -1,9 +1,14 @@
 """Which lane crossed its alarm level, or cleared?"""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from schemas.fields import Count, Record, Whole
 from schemas.output import Millis, Name
+
+Said = Annotated[str, Meta(max_length=4_096)]
+"""Words of a finding: what gathers many of them has a bound by it."""
 
 
 class Effect(Record, frozen=True, kw_only=True):
@@ -11,7 +16,7 @@ class Effect(Record, frozen=True, kw_only=True):
 
     observed: float
     expected: float
-    unit: str
+    unit: Said
 
 
 class Finding(Record, frozen=True, kw_only=True, tag_field="record", tag="finding"):
@@ -42,17 +47,17 @@ class Finding(Record, frozen=True, kw_only=True, tag_field="record", tag="findin
         Events behind the evidence since the onset; `log_evidence` in nats.
     """
 
-    finding_id: str
+    finding_id: Said
     revision: Count = 0
     state: Literal["firing", "cleared"]
-    tenant: str
-    environment: str
+    tenant: Said
+    environment: Said
     model: Name
-    version: str = ""
-    segment: str = ""
-    lane: str
-    detector: str
-    kind: str
+    version: Said = ""
+    segment: Said = ""
+    lane: Said
+    detector: Said
+    kind: Said
     ledger: Literal["page", "ticket"]
     guarantee: Literal["budget", "none"]
     alarm_tick_ms: Millis
@@ -63,5 +68,5 @@ class Finding(Record, frozen=True, kw_only=True, tag_field="record", tag="findin
     n: Whole
     log_evidence: float
     baseline_version: Count
-    message: str = ""
+    message: Said = ""
     recorded_at_ms: Millis = 0

@@ -14,7 +14,7 @@ from schemas.instant import Instant
 from streams.runtime.reading import Reader, told_time, wall_ms
 from streams.runtime.sending import send_all
 from streams.runtime.stage_spec import Routed
-from streams.runtime.terminal import CommandError, Exit
+from streams.runtime.terminal import CommandError, Exit, complain
 from streams.runtime.topics import ACTIONS, INCIDENTS, INCIDENTS_LATEST, partition_of
 
 LOOK_AGAIN_S = 0.2
@@ -23,20 +23,21 @@ LOOK_AGAIN_S = 0.2
 def latest_incidents(reader: Reader) -> list[Incident]:
     """Return the newest record of every incident, the newest incident last."""
     by_key: dict[bytes | None, Incident | None] = {}
+    unread: dict[bytes | None, str] = {}
     for read in reader.all(INCIDENTS_LATEST):
-        by_key[read.key] = None if read.value is None else _incident(read.value)
+        unread.pop(read.key, None)
+        try:
+            by_key[read.key] = None if read.value is None else Incident.decode(read.value)
+        except MalformedRecordError as error:
+            unread[read.key] = f"{read.topic}[{read.partition}]@{read.offset}: {error}"
+    if unread:
+        where = next(iter(unread.values()))
+        complain(
+            f"{len(unread)} records cannot be read and are left out (is this command older than they?), first: {where}"
+        )
     return sorted(
         (one for one in by_key.values() if one is not None), key=lambda one: (one.opened_at_ms, one.incident_id)
     )
-
-
-def _incident(value: bytes) -> Incident | None:
-    try:
-        return Incident.decode(value)
-    except MalformedRecordError as error:
-        raise CommandError(
-            Exit.DATA, f"a record of {INCIDENTS_LATEST} cannot be read, is this command older than it? {error}"
-        ) from None
 
 
 def the_incident(name: str, incidents: list[Incident]) -> Incident:
@@ -103,8 +104,11 @@ def _answer(reader: Reader, action: IncidentAction, partition: int, start: int, 
         _, end = reader.bounds(INCIDENTS, partition)
         for read in reader.between(INCIDENTS, {partition: (start, end)}):
             if read.value is not None and read.key == action.incident_id.encode():
-                incident = _incident(read.value)
-                if incident is not None and incident.causation_id == action.act_id:
+                try:
+                    incident = Incident.decode(read.value)
+                except MalformedRecordError:
+                    continue  # whoever wrote it, it is no answer to us
+                if incident.causation_id == action.act_id:
                     return incident
         start = end
         time.sleep(LOOK_AGAIN_S)

@@ -15,10 +15,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from streams.runtime.stage_spec import Bytes, Headers
-from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, Changes, table_key
+from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, PART_BYTES, Changes, table_key
 from streams.stages.stage import Overlay
 
 POLL_S = 0.2
+PART_MARK = "\0"
+"""Behind the name of a row: which part of it, where it is larger than a record may be."""
 
 log = logging.getLogger("tocsin.kafka")
 
@@ -43,7 +45,7 @@ def place(cursor: int, offset: int) -> Place:
 
 
 class View:
-    """Rows and cursors of one partition, taken out of a table that holds all partitions.
+    r"""Rows and cursors of one partition, taken out of a table that holds all partitions.
 
     >>> view = View(2, {b"2/a": b"1", b"2/@findings": b"7", b"3/a": b"foreign"})
     >>> dict(view.rows), view.cursors
@@ -53,19 +55,33 @@ class View:
     [(b'2/b', b'2'), (b'2/@findings', b'8')]
     >>> view.settle(changes := Changes()); list(changes.records(2)), dict(view.rows)
     ([], {'a': b'1', 'b': b'2'})
+
+    A row that no record could hold travels in parts:
+
+    >>> view.rows["b"] = bytes(PART_BYTES + 1); view.settle(changes := Changes())
+    >>> [(key, None if row is None else len(row)) for key, row in changes.records(2)]
+    [(b'2/b', None), (b'2/b\x000', 800000), (b'2/b\x001', 1)]
     """
 
     def __init__(self, partition: int, table: Mapping[bytes, bytes]) -> None:
         self._held: dict[str, bytes] = {}
         self.cursors: dict[str, int] = {}
+        self._parts: dict[str, int] = {}
+        parts: dict[str, dict[int, bytes]] = {}
         prefix = table_key(partition, "")
         for key, value in table.items():
             if key.startswith(prefix):
                 name = key[len(prefix) :].decode()
                 if name.startswith(CURSOR_MARK):
                     self.cursors[name.removeprefix(CURSOR_MARK)] = int(value)
+                elif PART_MARK in name:
+                    whole, _, number = name.rpartition(PART_MARK)
+                    parts.setdefault(whole, {})[int(number)] = value
                 else:
                     self._held[name] = value
+        for name, some in parts.items():
+            self._held[name] = b"".join(some[number] for number in sorted(some))
+            self._parts[name] = len(some)
         self._settled_cursors = dict(self.cursors)
         self.rows: Overlay[bytes] = Overlay(self._held)
 
@@ -74,17 +90,32 @@ class View:
         rows = self.rows.changes()
         for key, row in rows.items():
             assert not key.startswith((CURSOR_MARK, ENTRY_MARK)), f"{key}: such keys are the host's"
+            assert PART_MARK not in key, f"{key!r}: such keys are the host's"
+            changes.rows |= self._records(key, row)
             if row is None:
                 self._held.pop(key, None)
             else:
                 assert row, f"{key}: an empty row cannot be told from a deleted one"
                 self._held[key] = row
         self.rows.settle()
-        changes.rows |= rows
         moved = {topic: at for topic, at in self.cursors.items() if self._settled_cursors.get(topic) != at}
         if rows or moved:
             changes.cursors.update(moved)
             self._settled_cursors.update(moved)
+
+    def _records(self, key: str, row: bytes | None) -> dict[str, bytes | None]:
+        """Return what is to be written of a row: itself, or parts of it, and what falls away."""
+        whole = row is None or len(row) <= PART_BYTES
+        parts = [] if row is None or whole else [row[at : at + PART_BYTES] for at in range(0, len(row), PART_BYTES)]
+        before = self._parts.pop(key, 0)
+        records: dict[str, bytes | None] = {}
+        if whole or (key in self._held and not before):
+            records[key] = row if whole else None
+        for number in range(max(before, len(parts))):
+            records[f"{key}{PART_MARK}{number}"] = parts[number] if number < len(parts) else None
+        if parts:
+            self._parts[key] = len(parts)
+        return records
 
 
 def headers_of(raw: object) -> Headers:

@@ -43,6 +43,8 @@ from streams.stages.batch import BatchT, Coded, FeatureColumn, LabelBatch, Outpu
 
 CHUNK_ROWS = 1_000
 """Rows whose Python objects are held at once: few enough to stay in the processor's cache."""
+MOST_ROWS = 65_536
+"""Rows of one message: what has more is refused whole. One that can be bad in each row is bounded by it."""
 TEXT_BYTES = 65_536
 """A text longer than this is cut, and counted."""
 SAMPLED_IDS = 100
@@ -432,7 +434,7 @@ class Edge(ABC, Generic[BatchT]):
         except REFUSALS:
             return False
         count, columns = table.rows, table.columns
-        if table.prediction_id is not UNSET or count < 1 or b'"probabilities.' in value:
+        if table.prediction_id is not UNSET or not 1 <= count <= MOST_ROWS or b'"probabilities.' in value:
             return False
         if any(getattr(columns, f"whole_{group}") is not UNSET for group in _GROUPS):
             return False
@@ -470,7 +472,8 @@ class Edge(ABC, Generic[BatchT]):
             rows, error = self._rows_of_columns(raw)
         elif isinstance(raw, list):
             rows = raw
-            error = None if rows else MalformedRecordError(self.record, "rows", "at least one row", "none")
+            if not 1 <= len(rows) <= MOST_ROWS:
+                error = MalformedRecordError(self.record, "rows", f"1 to {MOST_ROWS} rows", f"{len(rows) or 'none'}")
         else:
             error = malformed(self.record, value, refusal)
         if error is not None:
@@ -494,10 +497,12 @@ class Edge(ABC, Generic[BatchT]):
         def refused(where: str, expected: str, got: str) -> tuple[list[dict[str, Any]], MalformedRecordError]:
             return [], MalformedRecordError(self.record, where, expected, got)
 
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            return refused("rows", "how many rows there are, at least 1", _described(count))
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MOST_ROWS:
+            return refused("rows", f"how many rows there are, 1 to {MOST_ROWS}", _described(count))
         if not isinstance(columns, dict) or not all(isinstance(column, list) for column in columns.values()):
             return refused("columns", "an object of lists", _described(columns))
+        if not columns:
+            return refused("columns", "an object of lists", "none")
         for name, column in columns.items():
             if len(column) != count:
                 known = name if name in self._absent else "of that name"

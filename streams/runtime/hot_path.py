@@ -19,9 +19,10 @@ import secrets
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,8 @@ from streams.stages.join import Join, JoinSettings
 
 BATCH_MESSAGES = 10_000
 """Messages of one pass: 20 to 50 ms of work, so that callbacks and signals wait no longer."""
+PIECE_BYTES = 8_000_000
+"""What is decoded at once of a pass; between two pieces the worker shows that it lives, and has room for dead letters."""
 BACKLOG_MESSAGES = 1_000
 """Fewer messages than this in a pass: there is no backlog, and the other topic is read in the same pass."""
 POLL_WAIT_S = 0.02
@@ -349,8 +352,7 @@ class HotPath:
         self._restore()
         self._idle = self._read() == 0
         self._look_for_edges()
-        full = len(self._dead) >= DEAD_LETTERS_BOUND or self._dead_bytes >= DEAD_LETTERS_BYTES
-        if full or self._is_due("checkpoint", self.settings.checkpoint_ms / 1000):
+        if self._is_full() or self._is_due("checkpoint", self.settings.checkpoint_ms / 1000):
             self._checkpoint(self._working())
         if self._is_due("publish", PUBLISH_EVERY_S):
             self._publish()
@@ -712,8 +714,15 @@ class HotPath:
                 continue
             chosen = np.flatnonzero(numbers == number)
             mine = good if len(chosen) == len(good) else [good[at] for at in chosen.tolist()]
-            self._join(one, one.join, topic, mine)
+            for piece in _pieces(mine):
+                self._join(one, one.join, topic, piece)
+                if self._is_full():
+                    self._checkpoint(self._working())
+                self._beat()
         return len(good)
+
+    def _is_full(self) -> bool:
+        return len(self._dead) >= DEAD_LETTERS_BOUND or self._dead_bytes >= DEAD_LETTERS_BYTES
 
     def _join(self, one: _Owned, join: Join, topic: str, mine: Sequence[Message]) -> None:
         start = one.next[topic]
@@ -1031,6 +1040,14 @@ _Bounds = tuple[int, int]
 
 class _BrokenOffError(Exception):
     """The worker was told to stop while the brokers were away; nothing is lost, the next one reads it again."""
+
+
+def _pieces(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Cut messages so that what is decoded at once has a bound in bytes too, but for a single message."""
+    piece = np.cumsum(np.fromiter(map(len, messages), np.int64, len(messages))) // PIECE_BYTES
+    cuts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(messages)]
+    for start, end in pairwise(cuts):
+        yield messages[start:end]
 
 
 def _code(message: Message) -> int | None:

@@ -29,6 +29,7 @@ enum { STATE_NUMBER, STATE_NAME, STATE_NULL, STATE_ABSENT };
 enum { EMPTY_COUNTS, EMPTY_IS_ABSENT, OF_MODELS };
 
 #define MOST_NAME_BYTES 512
+#define MOST_ROWS 65536     // of a message
 #define MOST_CLASSES 32     // of one `probabilities`, compared with one another in case one comes twice
 #define MOST_DIGITS 19      // what 64 bits hold for certain
 #define DEPTH 60            // how deep what is skipped may be nested
@@ -625,7 +626,7 @@ static i64 message(Work *work, i64 at, i64 end, i64 row, i64 stamp) {
             switch (work->kind[field]) {
                 case ROWS:
                     at = number(work, at, end, &found);
-                    if (at < 0 || found.written != WHOLE || found.whole < 1) return NOT_PLAIN;
+                    if (at < 0 || found.written != WHOLE || found.whole < 1 || found.whole > MOST_ROWS) return NOT_PLAIN;
                     rows = found.whole;
                     break;
                 case COLUMNS:

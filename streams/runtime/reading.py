@@ -5,6 +5,7 @@ What is read ends where the log ended when reading began, so that a command ends
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -28,6 +29,8 @@ FRESH_TURNS = 3
 """Turns of the clock for which a value is young enough to be that of a worker which still tells it."""
 CLOCK_LOOKS = 5
 """Turns of the clock that an older one is waited for before it is said to stand."""
+LAST_CLOCKS = 10
+"""Records of the clock that are looked at, in case the last is none."""
 TAIL = 400
 """Records looked at from the end of a partition, to find its newest mark of time."""
 
@@ -127,7 +130,8 @@ class Reader:
                     if read is not None:
                         yield read
         finally:
-            self._consumer.unassign()
+            with suppress(RuntimeError):  # it may be closed when what was left unread is thrown away
+                self._consumer.unassign()
 
     def _taken(self, name: str, message: Message, left: dict[int, int]) -> Read | None:
         """Take one message, and strike its partition from `left` when it is the last."""
@@ -177,7 +181,15 @@ def wall_ms() -> int:
 
 def newest_clock_ms(reader: Reader) -> int | None:
     """Return the newest value of the topic `clock`: the decision time of what is done now. None: no worker writes it."""
-    return max((Clock.decode(read.value).now_ms for read in reader.all("clock", last=1)), default=None)
+    return max(filter(None, (_clock_ms(read.value) for read in reader.all("clock", last=LAST_CLOCKS))), default=None)
+
+
+def _clock_ms(value: bytes | None) -> int | None:
+    """Return a value of the clock; None for what is none."""
+    try:
+        return Clock.decode(value).now_ms
+    except MalformedRecordError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

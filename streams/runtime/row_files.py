@@ -6,6 +6,7 @@ feature, where it is explicitly nothing. Times may be timestamps or whole millis
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -109,6 +110,8 @@ def _ndjson(file: Path) -> Iterator[Row]:
         place = 0
         while line := lines.readline(MAX_LINE_BYTES):
             place += 1
+            if place == 1:
+                line = line.removeprefix(BOM_UTF8)
             if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                 while (rest := lines.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                     pass

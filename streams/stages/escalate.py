@@ -33,6 +33,8 @@ EscalateOut = Notification | IncidentAction
 
 ACTOR = Actor(id="tocsin:escalate", kind="system")
 MAX_SENT = 200
+MOST_AHEAD_MS = 300_000
+"""How far a change may be dated ahead of the clock and still be waited from."""
 """Messages of one incident whose end is awaited; the oldest is then no longer asked for."""
 
 _URGENCY: dict[Mode, int] = {"page": 0, "message": 1, "ticket": 2}
@@ -151,6 +153,15 @@ class Escalate:
                 out += self._changed(record)
         return out
 
+    def _time_of(self, incident: Incident) -> int:
+        """Return the time of a change: the clock's, or its own where the clock has not come so far.
+
+        One that is far ahead of the clock is an act under a wrong date: waits are not counted from there.
+        """
+        if 0 < self.now_ms < incident.decided_at_ms - MOST_AHEAD_MS:
+            return self.now_ms
+        return max(self.now_ms, incident.decided_at_ms)
+
     def advance(self, decided_at_ms: int) -> list[EscalateOut]:
         """Do all that is due by now; going back changes nothing.
 
@@ -186,7 +197,7 @@ class Escalate:
             return []
         else:
             before = ladder.incident
-        turn = self._round(replace(ladder, incident=incident), max(self.now_ms, incident.decided_at_ms))
+        turn = self._round(replace(ladder, incident=incident), self._time_of(incident))
         turn.changed(before)
         return self._put(turn)
 

@@ -141,8 +141,13 @@ REFUSED: dict[str, tuple[object, str, str, str]] = {
         {"prediction_id": "p", "model": "m", "made_at_ms": 1}, "prediction", "a value (the field is required)", "nothing",
     ),
     "a null value": (None, "", "a JSON object", "no value"),
-    "an empty batch": ({"rows": 0, "columns": {}}, "rows", "how many rows there are, at least 1", "0"),
-    "an empty list": ([], "rows", "at least one row", "none"),
+    "an empty batch": ({"rows": 0, "columns": {}}, "rows", "how many rows there are, 1 to 65536", "0"),
+    "rows of no columns": ({"rows": 1_000, "columns": {}}, "columns", "an object of lists", "none"),
+    "more rows than a message may have": (
+        {"rows": 1_000_000_000, "columns": {}}, "rows", "how many rows there are, 1 to 65536", "1000000000",
+    ),
+    "a list of more": ([0] * 70_000, "rows", "1 to 65536 rows", "70000"),
+    "an empty list": ([], "rows", "1 to 65536 rows", "none"),
     "ragged columns": (
         {"rows": 2, "columns": {"prediction_id": ["a", "b"], "model": ["m"]}}, "columns", "2 values in each column",
         "1 in the one model",

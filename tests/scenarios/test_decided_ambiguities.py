@@ -329,3 +329,11 @@ def test_d10_infrastructure_keeps_its_response_clock(half: "Half", response: Res
     half.fire("model_outage")
     half.run(half.start_ms + 16 * MINUTE)
     assert ("response", 0) in breaches(half)
+
+
+def test_an_act_under_a_date_of_the_far_future_holds_no_ladder(half: "Half") -> None:
+    half.fire("pii_leak")
+    half.run(half.start_ms + MINUTE)
+    half.do("note", text="a wrong clock", decided_at_ms=half.now_ms + 3_650 * DAY)
+    half.run(half.now_ms + 7 * MINUTE)
+    assert half.sent(target="team:ml-secondary")

@@ -8,10 +8,12 @@ import asyncio
 import base64
 import difflib
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 import httpx
 import msgspec
@@ -33,6 +35,8 @@ LEAST_KEY_BYTES = 24
 MOST_KEY_BYTES = 64
 """What Standard Webhooks asks of a key; a shorter one is rather a mistake than a secret."""
 LEAST_SECRET_PATH_BYTES = 8
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""In which an IPv4 address is written as one of IPv6 (RFC 6052)."""
 """A shorter path holds no secret, and its letters may stand anywhere."""
 
 
@@ -234,13 +238,18 @@ def _odd_secret(secret: str, variable: str, where: str) -> Iterator[Objection]:
 
 
 def _secret_parts(url: str, secret: str) -> tuple[bytes, ...]:
-    """Return what must not stand in a receipt: the secret, and the path, in which many receivers have theirs.
+    """Return what must not stand in a receipt: the secret, and the path and its parts, in which many receivers have theirs.
 
-    >>> _secret_parts("https://hooks.example/services/T1/x", "whsec_abcd")
-    (b'abcd', b'/services/T1/x')
+    >>> _secret_parts("https://hooks.example/services/T1/x%2Dtoken-12?key=0123abcd", "whsec_abcd")
+    (b'abcd', b'/services/T1/x%2Dtoken-12?key=0123abcd', b'x%2Dtoken-12', b'x-token-12', b'0123abcd', b'services')
     """
     path = httpx.URL(url).raw_path
-    return (secret.removeprefix("whsec_").encode(), *((path,) if len(path) >= LEAST_SECRET_PATH_BYTES else ()))
+    parts = {form for part in re.split(rb"[/?&=;]", path) for form in (part, unquote_to_bytes(part))}
+    longest_first = sorted({path} | parts, key=lambda one: (-len(one), one))
+    return (
+        secret.removeprefix("whsec_").encode(),
+        *(one for one in longest_first if len(one) >= LEAST_SECRET_PATH_BYTES),
+    )
 
 
 def _is_private(host: str) -> bool:
@@ -266,7 +275,15 @@ def _is_public(address: str) -> bool:
 
     >>> [_is_public(one) for one in ("127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:10.0.0.1", "93.184.215.14")]
     [False, False, False, False, False, True]
+    >>> [_is_public(one) for one in ("64:ff9b::a00:1", "2002:a00:1::", "fec0::1", "64:ff9b::5db8:d70e", "2606:4700::1111")]
+    [False, False, False, True, True]
     """
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not parsed.is_multicast
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.is_site_local or parsed.is_multicast or parsed.teredo is not None:
+            return False
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        parsed = inner or parsed
+    return parsed.is_global and not parsed.is_multicast

@@ -97,3 +97,10 @@ def test_a_column_and_its_own_parts_together_are_refused(tmp_path: Path) -> None
     file = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"features": ["x"], "features.age": [1.0]}), file)
     assert faults(file) == {1: "row.features: expected either features or columns features.…, got both"}
+
+
+def test_a_mark_of_byte_order_in_front_is_no_part_of_the_first_row(tmp_path: Path) -> None:
+    lines = tmp_path / "rows.ndjson"
+    row = b'{"prediction_id":"p1","model":"m","labelled_at_ms":1,"label":1}\n'
+    lines.write_bytes(b"\xef\xbb\xbf" + row + row)
+    assert [one.label().prediction_id for one in read_rows(lines)] == ["p1", "p1"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.runtime import write_ahead
+from streams.runtime import cursor, write_ahead
+from streams.runtime.cursor import View
 from streams.runtime.stage_spec import Headers, Routed
 from streams.runtime.write_ahead import (
     EPOCH,
@@ -122,3 +123,25 @@ def test_an_entry_that_cannot_be_read_is_a_foreign_hand() -> None:
     assert len(parts) == 1
     with pytest.raises(TornEntryError, match="2/!"):
         restored.take(table_key(PARTITION, "!0"), parts[0][1][:-1] + b"\xc1", headers)
+
+
+SIZES = st.integers(1, 900)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.none() | SIZES, min_size=1), min_size=1, max_size=8))
+def test_rows_of_any_size_come_back_from_records_that_a_broker_takes(steps: list[dict[str, int | None]]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cursor, "PART_BYTES", 200)
+        table: dict[bytes, bytes] = {}
+        view, expected = View(PARTITION, table), dict[str, bytes]()
+        for number, step in enumerate(steps):
+            for name, size in step.items():
+                if size is not None:
+                    view.rows[name] = expected[name] = bytes([number + 1]) * size
+                elif name in expected:
+                    del view.rows[name], expected[name]
+            view.settle(changes := Changes())
+            for key, row in changes.records(PARTITION):
+                assert row is None or len(row) <= 200
+                table.pop(key, None) if row is None else table.update({key: row})
+            assert dict(view.rows) == dict(View(PARTITION, table).rows) == expected

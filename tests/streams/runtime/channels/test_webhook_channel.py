@@ -262,3 +262,20 @@ def test_a_key_in_base64_is_taken_with_its_mark_or_without(secret: str) -> None:
         "endpoints": {"ops": {"url": "https://h.example", "secret_from": "OPS", "allow_private": False}},
     }
     asyncio.run(WebhookChannel.of(raw, {"OPS": secret}).close())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "xoxb-0123-secret",
+        "\\/services\\/T1\\/xoxb-0123-secret",
+        "/services/T1/xoxb%2D0123%2Dsecret",
+        "key was k3y-of-8-and-more",
+    ],
+)
+def test_no_part_of_a_path_stands_in_a_receipt(httpserver: HTTPServer, said: str) -> None:
+    replying(httpserver, Reply(said, status=500))
+    url = httpserver.url_for("/services/T1/xoxb%2D0123%2Dsecret?key=k3y-of-8-and-more")
+    body = send(channel(url)).body
+    assert "..." in body
+    assert not any(part in body for part in ("xoxb-0123", "xoxb%2D0123", "k3y-of"))

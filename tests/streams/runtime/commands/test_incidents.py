@@ -90,6 +90,22 @@ def test_what_is_open_is_listed_oldest_first(tocsin: Tocsin) -> None:
     assert [line.split()[0] for line in out.splitlines()] == ["incident", "INC-260DE83DF6D6", "INC-160DE83DF6D6"]
 
 
+def test_a_record_that_cannot_be_read_is_left_out_and_said(tocsin: Tocsin, put: Put) -> None:
+    put("incidents-latest", b"junk", b"{", 0)
+    status, out, err = tocsin("incidents", "list")
+    assert status == Exit.DONE
+    assert "INC-260DE83DF6D6" in out
+    assert "1 records cannot be read and are left out" in err
+    put("incidents-latest", b"junk", None, 0)
+    assert "cannot be read" not in tocsin("incidents", "list")[2]
+
+
+def test_junk_on_the_clock_is_no_time(tocsin: Tocsin, put: Put) -> None:
+    for partition in range(4):
+        put("clock", None, b"junk", partition)
+    assert tocsin("incidents", "list")[0] == Exit.DONE
+
+
 def test_a_script_gets_one_line_of_json_for_each(tocsin: Tocsin) -> None:
     _, out, _ = tocsin("incidents", "list", "--all", "--model", "fraud", "--json")
     assert [json.loads(line)["display_id"] for line in out.splitlines()] == ["INC-360DE83DF6D6", "INC-160DE83DF6D6"]
