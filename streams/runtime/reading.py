@@ -181,15 +181,11 @@ def wall_ms() -> int:
 
 def newest_clock_ms(reader: Reader) -> int | None:
     """Return the newest value of the topic `clock`: the decision time of what is done now. None: no worker writes it."""
-    return max(filter(None, (_clock_ms(read.value) for read in reader.all("clock", last=LAST_CLOCKS))), default=None)
-
-
-def _clock_ms(value: bytes | None) -> int | None:
-    """Return a value of the clock; None for what is none."""
-    try:
-        return Clock.decode(value).now_ms
-    except MalformedRecordError:
-        return None
+    last: dict[int, int] = {}
+    for read in reader.all("clock", last=LAST_CLOCKS):
+        with suppress(MalformedRecordError):
+            last[read.partition] = Clock.decode(read.value).now_ms
+    return max(last.values(), default=None)
 
 
 @dataclass(frozen=True, slots=True)
