@@ -111,6 +111,7 @@ class Reason(StrEnum):
     STALE_SEQ = "stale_seq"
     NOT_AUTHORISED = "not_authorised"
     DUPLICATE_ACT = "duplicate_act"
+    UNKNOWN_TARGET = "unknown_target"
 
     @property
     def refuses(self) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 
 from schemas.incident import Incident, Reason
 from schemas.incident_action import ActKind
+from streams.runtime.lines import plain
 from streams.runtime.terminal import at
+from streams.stages.policy import asked_of
 
 _DONE: Mapping[str, str] = {
     "ack": "acknowledged",
@@ -23,8 +25,16 @@ def _resolved(incident: Incident) -> str:
     return f"it is resolved since {at(incident.resolved_at_ms)}; what is found anew opens it again, or another"
 
 
+def _targets(incident: Incident) -> str:
+    asked = asked_of(incident.policy, incident.incident_class, incident.severity, incident.severity_max)
+    return plain(", ".join(asked))
+
+
 _WHY: Mapping[tuple[ActKind, Reason], Callable[[Incident], str]] = {
     ("ack", Reason.NO_CHANGE): _resolved,
+    ("ack", Reason.UNKNOWN_TARGET): lambda one: (
+        f"its policy tells no such target; --target is one of {_targets(one)}, or left out by a responder"
+    ),
     ("contain", Reason.NO_CHANGE): lambda one: (
         f"it is contained since {at(one.contained_at_ms)}, by {one.containment.kind}; add what came later by "
         f"`tocsin incidents comment {one.display_id} TEXT`"

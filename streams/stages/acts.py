@@ -22,7 +22,7 @@ from schemas.incident import (
 )
 from schemas.incident_action import IncidentAction
 from schemas.instant import Instant
-from streams.stages.policy import accountable_only, of_severity
+from streams.stages.policy import Group, asked_of, of_severity
 
 ActorKind = Literal["human", "provider", "system"]
 
@@ -142,13 +142,18 @@ def _refusal(incident: Incident, act: IncidentAction) -> Reason | None:
     return None
 
 
+def _asked(incident: Incident) -> dict[str, Group]:
+    return asked_of(incident.policy, incident.incident_class, incident.severity, incident.severity_max)
+
+
 def _ack(incident: Incident, act: IncidentAction) -> Verdict:
     at_ms = clamp(act.occurred_at_ms, incident.episode_at_ms, max(act.decided_at_ms, incident.episode_at_ms))
     if any(ack.actor.id == act.actor.id and ack.target == act.target for ack in incident.acks):
         return Verdict(Reason.ACKNOWLEDGED_AGAIN)
-    responder = not (
-        act.target and accountable_only(incident.policy, incident.incident_class, incident.severity, act.target)
-    )
+    group = _asked(incident).get(act.target) if act.target else "responders"
+    if group is None:
+        return Verdict(Reason.UNKNOWN_TARGET)
+    responder = group == "responders"
     given = Acknowledgement(
         target=act.target, actor=act.actor, source=act.source, responder=responder, at_ms=Instant(at_ms)
     )
@@ -221,6 +226,8 @@ def reopened(incident: Incident, at_ms: int) -> dict[str, object]:
 
 def _reopen(incident: Incident, act: IncidentAction) -> Verdict:
     assert incident.resolved_at_ms is not None
+    if act.target and act.target not in _asked(incident):
+        return Verdict(Reason.UNKNOWN_TARGET)
     at_ms = clamp(act.occurred_at_ms, incident.resolved_at_ms, max(act.decided_at_ms, incident.resolved_at_ms))
     changes = reopened(incident, at_ms)
     if act.actor.kind == "human":  # who takes it up again is on it

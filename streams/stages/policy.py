@@ -6,6 +6,7 @@ here is what stages ask of them.
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import msgspec
 
@@ -27,9 +28,10 @@ __all__ = [
     "MAX_POLICY_BYTES",
     "Deadline",
     "EscalateSettings",
+    "Group",
     "NotifySettings",
     "TriageSettings",
-    "accountable_only",
+    "asked_of",
     "at_risk_ms",
     "faults",
     "kind_rule",
@@ -46,6 +48,9 @@ SECOND_RESPONDER_MS = 900_000
 """At SEV-1 somebody else must have been asked before this has passed."""
 
 SHORTEST_AGAIN_MS = 60_000
+
+Group = Literal["responders", "accountable"]
+"""Who answers for an incident, and who only has to know of it."""
 
 CLASS_TARGETS = ("class:oncall", "class:secondary", "class:team")
 
@@ -125,18 +130,33 @@ def targets_of(policy: Policy, incident_class: str, targets: Iterable[str]) -> l
     return list(found)
 
 
-def accountable_only(policy: Policy, incident_class: str, severity: Severity, target: str) -> bool:
-    """Whether a target only has to know: it is named by accountable steps, and by no other."""
-    named = {"responders": False, "accountable": False}
-    for step in of_severity(policy, severity).steps:
+def asked_of(policy: Policy, incident_class: str, severity: Severity, worst: Severity) -> dict[str, Group]:
+    """Return whom an incident's policy can tell, at its severity and at the worse ones that it has had, and as what.
+
+    The severity of now counts first: who is named there is what he is there. Who is named by steps for responders is one.
+    """
+    asked: dict[str, Group] = {}
+    for number in range(severity, min(severity, worst) - 1, -1):
+        asked = _asked_at(policy, incident_class, Severity(number)) | asked
+    return asked
+
+
+def _asked_at(policy: Policy, incident_class: str, severity: Severity) -> dict[str, Group]:
+    rule = of_severity(policy, severity)
+    asked: dict[str, Group] = {}
+    for step in rule.steps:
         match step:
-            case Notify() if target in targets_of(policy, incident_class, step.targets) or target in step.targets:
-                named[step.group] = True
-            case Fallback() if target in step.targets:
-                named["responders"] = True
+            case Notify(group="responders") | Fallback():
+                asked |= dict.fromkeys(targets_of(policy, incident_class, step.targets), "responders")
+            case Notify():
+                for target in targets_of(policy, incident_class, step.targets):
+                    asked.setdefault(target, "accountable")
             case _:
                 pass
-    return named["accountable"] and not named["responders"]
+    warned = [target for step in rule.steps if isinstance(step, Require) for target in step.targets]
+    for target in targets_of(policy, incident_class, [*rule.respond.owners, *warned]):
+        asked.setdefault(target, "responders")
+    return asked
 
 
 def kind_rule(kinds: Mapping[str, KindRule], unknown: KindRule, kind: str) -> KindRule:

@@ -172,6 +172,15 @@ def test_d15_an_executives_acknowledgement_does_not_stop_the_ladder(half: "Half"
     assert owed == {"role:vp-engineering", "role:legal"}
 
 
+def test_d15_an_acknowledgement_for_whom_nobody_tells_is_refused_and_the_ladder_goes_on(half: "Half") -> None:
+    half.fire("pii_leak")
+    half.run(half.start_ms + MINUTE)
+    [record] = half.do("ack", actor="legal", target="role:leagl")
+    assert (record.reason, record.acks) == ("unknown_target", ())
+    half.run(half.start_ms + 5 * MINUTE)
+    assert half.sent(target="team:ml-secondary", mode="page")
+
+
 def test_d16_a_missing_war_room_is_told_once(half: "Half") -> None:
     half.fire("pii_leak")
     half.do("ack")

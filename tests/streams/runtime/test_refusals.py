@@ -78,3 +78,8 @@ def test_each_that_the_rules_can_give_has_a_sentence_of_its_own() -> None:
 )
 def test_it_names_the_option_the_time_or_at_least_the_reason(kind: ActKind, reason: Reason, said: str) -> None:
     assert said in refusal(replace(incident(Status.CONTAINED, Severity.CRITICAL, None), reason=reason), kind)
+
+
+def test_an_unknown_target_is_answered_with_those_that_the_policy_tells() -> None:
+    answer = replace(Incident.decode(SAMPLE.read_bytes()), reason=Reason.UNKNOWN_TARGET)
+    assert "--target is one of a targets, a owners, or left out" in refusal(answer, "ack")

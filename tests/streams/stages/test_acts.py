@@ -225,6 +225,20 @@ def test_who_only_has_to_know_does_not_respond(target: str, *, responds: bool) -
     assert (after.acknowledged_at_ms is not None) is responds
 
 
+@pytest.mark.parametrize("target", ["role:leagl", "class:oncall", "ann"])
+def test_whom_the_policy_never_tells_cannot_acknowledge(target: str) -> None:
+    for kind, status in (("ack", I), ("ack", C), ("reopen", R)):
+        verdict = judge(incident(status), act(kind, target=target))
+        assert (verdict.reason, dict(verdict.changes)) == (Reason.UNKNOWN_TARGET, {})
+
+
+def test_who_only_had_to_know_does_not_respond_after_it_was_lowered() -> None:
+    lowered = replace(incident(severity=2), severity_max=Severity.CRITICAL)
+    after = replace(lowered, **judge(lowered, act("ack", target="role:legal")).changes)
+    assert after.acks
+    assert not after.acknowledged
+
+
 def test_who_reopens_is_on_it_and_a_provider_is_not() -> None:
     by_person = judge(incident(R), act("reopen")).changes
     by_provider = judge(incident(R), act("reopen", "provider")).changes

@@ -14,7 +14,7 @@ from schemas.response import Response
 from streams.stages.business_clock import BusinessClock
 from streams.stages.policy import (
     MAX_POLICY_BYTES,
-    accountable_only,
+    asked_of,
     faults,
     of_severity,
     policy_hash,
@@ -139,6 +139,19 @@ def test_class_targets_are_those_of_the_class_each_once() -> None:
 
 def test_who_is_also_a_responder_responds() -> None:
     policy = Response.of(RAW).policy
-    assert accountable_only(policy, "model_quality", Severity.CRITICAL, "role:legal")
-    assert not accountable_only(policy, "fairness_compliance", Severity.CRITICAL, "role:legal")
-    assert not accountable_only(policy, "model_quality", Severity.HIGH, "role:ml-lead")
+    for incident_class, severity, target, group in (
+        ("model_quality", Severity.CRITICAL, "role:legal", "accountable"),
+        ("fairness_compliance", Severity.CRITICAL, "role:legal", "responders"),
+        ("model_quality", Severity.HIGH, "role:ml-lead", "responders"),
+    ):
+        assert asked_of(policy, incident_class, severity, severity)[target] == group
+
+
+def test_who_was_told_at_a_worse_severity_stays_what_he_was_there() -> None:
+    policy = Response.of(RAW).policy
+    now = asked_of(policy, "model_quality", Severity.HIGH, Severity.HIGH)
+    assert "role:legal" not in now
+    since = asked_of(policy, "model_quality", Severity.HIGH, Severity.CRITICAL)
+    assert since["role:legal"] == "accountable"
+    assert since["role:ml-lead"] == now["role:ml-lead"] == "responders"
+    assert not any(target.startswith("class:") for target in since)
