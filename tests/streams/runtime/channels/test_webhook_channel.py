@@ -241,7 +241,17 @@ def test_a_large_answer_is_read_in_part(httpserver: HTTPServer) -> None:
     [{}]
     + [
         {"OPS": secret}
-        for secret in ("", "whsec_", "whsec_ü", "abc", "a passphrase, no key", "whsec_YWJj", SECRET[:-1], SECRET * 3)
+        for secret in (
+            "",
+            "whsec_",
+            "whsec_ü",
+            "abc",
+            "a passphrase, no key",
+            "correct horse battery staple, twice ok",
+            "whsec_YWJj",
+            SECRET[:-1],
+            SECRET * 3,
+        )
     ],
 )
 def test_a_secret_that_is_none_is_named_at_the_start(environ: dict[str, str]) -> None:
