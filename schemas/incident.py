@@ -228,7 +228,8 @@ class Incident(Timed, frozen=True, kw_only=True):
     severity, severity_max
         As it is now, and the worst that it has been.
     impact_started_at, impact_ended_at
-        Event time of the first and the last affected output; late labels may move them.
+        Event time of the first and the last affected output; late labels may move them. When it began is known as an
+        interval: this is its early edge, `began_by_ms` its late one.
     detected_at
         Decision time of the first finding: when Tocsin could know.
     opened_at
@@ -330,6 +331,14 @@ class Incident(Timed, frozen=True, kw_only=True):
     def episode_at_ms(self) -> int:
         """When this episode began: the origin of its response clock."""
         return self.opened_at_ms if self.reopened_at_ms is None else self.reopened_at_ms
+
+    @property
+    def began_by_ms(self) -> int | None:
+        """Event time by which the impact had surely begun: the earliest late edge among the onsets of its findings."""
+        if self.impact_started_at_ms is None:
+            return None
+        edges = (finding.onset_to_at_ms for finding in self.findings)
+        return max(self.impact_started_at_ms, min(edges, default=self.impact_started_at_ms))
 
     @property
     def firing(self) -> frozenset[str]:

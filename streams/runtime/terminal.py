@@ -88,6 +88,19 @@ def at(ms: int | None) -> str:
     return "-" if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def between(from_ms: int | None, to_ms: int | None) -> str:
+    """Write an interval for people; one instant where it is none.
+
+    >>> between(1_795_341_600_000, 1_795_341_820_000), between(1_795_341_600_000, 1_795_341_600_000)
+    ('between 2026-11-22 10:00:00 and 10:03:40', '2026-11-22 10:00:00')
+    """
+    first, last = at(from_ms), at(to_ms)
+    if first == last or to_ms is None:
+        return first
+    day = len("2026-11-22 ")
+    return f"between {first} and {last[day:] if first[:day] == last[:day] else last}"
+
+
 def lasting(ms: int) -> str:
     """Write a length of time for people, two units at most.
 

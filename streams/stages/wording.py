@@ -116,6 +116,21 @@ def minute(at_ms: int) -> str:
     return f"{text[:10]} {text[11:16]} UTC"
 
 
+def between(from_ms: int, to_ms: int) -> str:
+    """Write an interval to the minute; one instant where that shows no difference.
+
+    >>> between(1_795_600_800_000, 1_795_600_830_000), between(1_795_600_800_000, 1_795_601_020_000)
+    ('2026-11-25 10:00 UTC', 'between 2026-11-25 10:00 and 10:03 UTC')
+    >>> between(1_795_600_800_000, 1_795_687_200_000)
+    'between 2026-11-25 10:00 and 2026-11-26 10:00 UTC'
+    """
+    first, last = minute(from_ms), minute(to_ms)
+    if first == last:
+        return first
+    day = len("2026-11-25 ")
+    return f"between {first.removesuffix(' UTC')} and {last[day:] if first[:day] == last[:day] else last}"
+
+
 def worst(incident: Incident) -> Evidence | None:
     """Return the finding that says most of the incident: the most severe that fires, the first of those."""
     if not incident.findings:
@@ -192,7 +207,7 @@ def body(
         f"Model: {plain(incident.model)}{version}, environment {plain(incident.environment or 'default')}",
         f"Why this message: {reason}",
         *_deed(incident, reason),
-        f"Affected since: {UNKNOWN if incident.impact_started_at_ms is None else minute(incident.impact_started_at_ms)}",
+        f"Affected since: {_began(incident)}",
         f"Opened: {minute(incident.opened_at_ms)}",
         f"Users affected: {_impact(incident, 'users')}",
         f"Decisions affected: {_impact(incident, 'decisions')}",
@@ -220,6 +235,12 @@ def _deed(incident: Incident, reason: MessageReason) -> list[str]:
     how = f" as {incident.resolution.replace('_', ' ')}" if incident.reason is Reason.RESOLVED else ""
     why = f": {plain(incident.note, MAX_TITLE)}" if incident.note else ""
     return [f"{plain(incident.reason.replace('_', ' ').capitalize())} by {plain(incident.actor.id)}{how}{why}"]
+
+
+def _began(incident: Incident) -> str:
+    """Say when the impact began, as well as it is known."""
+    from_ms, by_ms = incident.impact_started_at_ms, incident.began_by_ms
+    return UNKNOWN if from_ms is None or by_ms is None else between(from_ms, by_ms)
 
 
 def _impact(incident: Incident, part: str) -> str:

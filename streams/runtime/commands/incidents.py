@@ -30,7 +30,7 @@ from streams.runtime.commands.common import add_command, add_json, add_settings,
 from streams.runtime.lines import plain
 from streams.runtime.reading import Reader, told_time
 from streams.runtime.refusals import refusal
-from streams.runtime.terminal import CommandError, Exit, at, columns, complain, lasting, say, say_json
+from streams.runtime.terminal import CommandError, Exit, at, between, columns, complain, lasting, say, say_json
 from streams.runtime.topics import INCIDENTS, NOTIFICATIONS, RECEIPTS, partition_of
 from streams.stages.wording import number
 
@@ -230,8 +230,9 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
     say(f"{incident.display_id}  {incident.severity.display}  {incident.status}  {incident.incident_class}")
     say(f"id            {incident.incident_id}")
     say(f"model         {plain(incident.model)}, {versions}, {plain(incident.tenant)}/{plain(incident.environment)}")
-    say(f"affected      from {at(incident.impact_started_at_ms)} to {at(ended_ms) if ended_ms else 'now'}")
-    say(f"detected      {at(incident.detected_at_ms)}" + _after(incident.detected_at_ms, incident.impact_started_at_ms))
+    began = between(incident.impact_started_at_ms, incident.began_by_ms)
+    say(f"affected      begun {began}, until {at(ended_ms) if ended_ms else 'now'}")
+    say(f"detected      {at(incident.detected_at_ms)}" + _detected_after(incident))
     say(f"opened        {at(incident.opened_at_ms)}")
     acked_ms = incident.acknowledged_at_ms
     acked = f"{at(acked_ms)} by {_acked_by(incident)}" + _after(acked_ms, incident.episode_at_ms)
@@ -255,7 +256,7 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
             number(finding.expected),
             finding.unit,
             str(finding.n),
-            at(finding.onset_from_at_ms),
+            between(finding.onset_from_at_ms, finding.onset_to_at_ms),
             finding.message or "-",
         )
         for finding in incident.findings
@@ -272,6 +273,13 @@ def _show(arguments: argparse.Namespace, settings: Settings, reader: Reader, inc
 
 def _after(ms: int | None, since_ms: int | None) -> str:
     return "" if ms is None or since_ms is None or ms < since_ms else f", {lasting(ms - since_ms)} after"
+
+
+def _detected_after(incident: Incident) -> str:
+    """Say how long after its beginning it was detected: at most so long, where that is known as an interval."""
+    after = _after(incident.detected_at_ms, incident.impact_started_at_ms)
+    is_exact = incident.impact_started_at_ms == incident.began_by_ms
+    return after if is_exact else after.replace(", ", ", at most ", 1)
 
 
 Entry = tuple[int, str, int, Incident | Notification | Receipt]

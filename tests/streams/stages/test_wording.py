@@ -88,7 +88,7 @@ def test_a_message_reads_like_this() -> None:
         "SEV-2, Investigating: More of the model's answers are wrong than was agreed.\n"
         "Model: credit (version 7), environment prod\n"
         "Why this message: first notification\n"
-        "Affected since: 2026-11-25 09:00 UTC\n"
+        "Affected since: between 2026-11-25 09:00 and 10:00 UTC\n"
         "Opened: 2026-11-25 10:00 UTC\n"
         "Users affected: not yet known\n"
         "Decisions affected: not yet known\n"
@@ -124,6 +124,14 @@ def test_the_most_severe_finding_speaks() -> None:
     assert "than was agreed" in text(incident(findings=both))
     cleared = replace(evidence(finding_id="b"), state="cleared")
     assert "more slowly" in text(incident(findings=(both[0], cleared)))
+
+
+def test_when_it_began_is_no_more_exact_than_it_is_known() -> None:
+    first = evidence(finding_id="a", onset_from_at_ms=T0 - 3_600_000, onset_to_at_ms=T0 - 180_000)
+    assert "Affected since: between 2026-11-25 09:00 and 09:57 UTC\n" in text(incident(findings=(evidence(), first)))
+    exact = incident(impact_started_at_ms=T0)
+    assert "Affected since: 2026-11-25 10:00 UTC\n" in text(exact)
+    assert "Affected since: not yet known\n" in text(incident(impact_started_at_ms=None, findings=()))
 
 
 def test_what_is_late_says_so_above_a_minute() -> None:

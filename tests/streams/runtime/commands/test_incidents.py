@@ -175,6 +175,28 @@ def test_a_receipt_stands_below_the_message_that_it_answers(tocsin: Tocsin, put:
     assert lines[-2].split("  ")[0] == lines[-1].split("  ")[0]
 
 
+def test_when_it_began_is_shown_as_an_interval_and_its_detection_at_most_that_late(tocsin: Tocsin, put: Put) -> None:
+    edges = [Instant(1_795_341_600_000 + after_ms) for after_ms in (0, 220_000)]
+    sample = incident(1, "late", Status.INVESTIGATING, Severity.LOW)
+    found = replace(sample.findings[0], onset_from_at_ms=edges[0], onset_to_at_ms=edges[1])
+    one = replace(
+        sample,
+        incident_id="77777777",
+        display_id="INC-77777777",
+        findings=(found,),
+        impact_started_at_ms=edges[0],
+        impact_ended_at_ms=None,
+        resolved_at_ms=None,
+        detected_at_ms=edges[1],
+    )
+    put("incidents-latest", one.incident_id.encode(), one.encode(), murmur2(b"late", 4))
+    shown = tocsin("incidents", "show", "INC-777")[1]
+    put("incidents-latest", one.incident_id.encode(), None, murmur2(b"late", 4))
+    assert "affected      begun between 2026-11-22 10:00:00 and 10:03:40, until now\n" in shown
+    assert "detected      2026-11-22 10:03:40, at most 3 min 40 s after\n" in shown
+    assert shown.count("between 2026-11-22 10:00:00 and 10:03:40") == 2  # the finding's own line, too
+
+
 def test_what_has_no_time_is_not_shown_with_a_dash(tocsin: Tocsin) -> None:
     assert "phase         triage\n" in tocsin("incidents", "show", "inc-260")[1]
 
