@@ -395,9 +395,22 @@ class Counting:
 
     def _next(self, tick: int) -> int | None:
         self._closed_through = tick
-        if self._ages and any(self._is_at_risk(model, tick) for model in self._at_risk):
-            return tick
-        return min([*self._open, *self._offsets], default=None)
+        ticks = [*self._open, *self._offsets]
+        if self._ages:
+            ticks += [at for model in self._at_risk for at in self._next_at_risk(model, tick)]
+        return min(ticks, default=None)
+
+    def _next_at_risk(self, model: str, tick: int) -> list[int]:
+        """Return the next tick in which a model's outputs are at risk and somebody judges it, if there is one."""
+        if not self._plan(model, tick).version:
+            starts = [
+                -(-from_ms // self._tick_ms) * self._tick_ms for from_ms, _ in self._binnings.get(model, {}).values()
+            ]
+            later = [start for start in starts if start > tick]
+            if not later:
+                return []
+            tick = min(later)
+        return [tick] if self._is_at_risk(model, tick) else []
 
     def _edges(self, model: str, tick: int) -> Ints:
         return np.asarray(self._plan(model, tick).binning.age_edges_ticks, np.int64)
@@ -413,6 +426,8 @@ class Counting:
         sends: list[Send] = []
         for model in sorted({*open_counts, *(self._at_risk if self._ages else ())}):
             counts = open_counts.get(model)
+            if counts is None and not self._plan(model, tick).version:
+                continue  # nothing counts, and nobody judges what is at risk
             arrays = self._arrays(model, tick, counts)
             if counts is not None:
                 self.closed_labelled += counts.rows["labelled"]

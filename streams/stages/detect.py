@@ -1,15 +1,17 @@
 """Is a lane not as it should be? Window statistics in, findings out.
 
 A tick closes when the `Closed` of every source partition has passed its end. Then its integers are added up, and each
-detector of each model of this partition is stepped once, also where no row came: absence is evidence too. What is
-found depends on the log alone, not on the order in which source partitions are read.
+detector of each model of this partition is stepped once, also where no row came: absence is evidence too. Only until
+somebody was heard are empty ticks passed at one go. What is found depends on the log alone, not on the order in which
+source partitions are read.
 
 A snapshot is taken every `SNAPSHOT_TICKS` ticks, and after a baseline or a deployment was read, before the next tick;
 in between, a restart reads on from the last one (`streams.stages.state_rows` has the rows).
 """
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import repeat
 from typing import Literal
 
@@ -216,6 +218,7 @@ class Detect:
         self._first: dict[int, int] = {}
         self._through: dict[int, int] = {}
         self._pending: dict[int, dict[str, dict[tuple[int, int], WindowStats]]] = {}
+        self._starts: list[int] = []  # of the pending ticks, a heap
         self._models = {name: ModelState() for name in sorted(models) if partition_of(name) == partition}
         self._parts: dict[str, dict[int, dict[int, Baseline]]] = {name: {} for name in self._models}
         self._seen_deployments: dict[str, None] = {}
@@ -301,6 +304,8 @@ class Detect:
             self.counts.repeats += 1
             return
         self._first.setdefault(stats.source_partition, start_ms)
+        if start_ms not in self._pending:
+            heappush(self._starts, start_ms)
         self._pending.setdefault(start_ms, {}).setdefault(stats.model, {})[place] = stats
 
     def _take_closed(self, closed: Closed) -> list[Out]:
@@ -346,8 +351,40 @@ class Detect:
     def _close(self) -> list[Out]:
         answers: list[Out] = []
         while self._is_due():
+            self._pass_empty()
             answers += self._tick()
         return answers
+
+    def _pass_empty(self) -> None:
+        """Pass the ticks in which nothing can happen at one go, all but the last of them: its `Through` says so of all.
+
+        Where nobody listens yet, an empty tick adds nothing. Once a model was heard its absence is evidence, tick by
+        tick, and no tick is passed.
+        """
+        next_ms = self._next_ms
+        assert next_ms is not None
+        if next_ms in self._pending or not all(self._is_idle(model) for model in self._models):
+            return
+        last_ms = min([*self._through.values(), *self._starts[:1]]) - self._tick_ms
+        passed = (min([last_ms, *self._next_adoptions(next_ms)]) - next_ms) // self._tick_ms
+        if passed > 0:
+            self._next_ms = next_ms + passed * self._tick_ms
+            self._ticks_since += passed
+            self.counts.ticks += passed
+
+    def _is_idle(self, model: str) -> bool:
+        """Whether nothing of a model listens, fires, or waits for the next tick to be said."""
+        state = self._models[model]
+        waits = state.open_findings or state.accounts or (model, "unknown_model") in self._gaps
+        return not waits and not any(one.heard.any() for one in state.states.values())
+
+    def _next_adoptions(self, next_ms: int) -> Iterator[int]:
+        """Yield the starts of the ticks, from the next one on, that take a baseline into use."""
+        for model, state in self._models.items():
+            for version, parts in self._parts[model].items():
+                if version > state.version and self._is_complete(model, version):
+                    wait_ms = max(parts[0].valid_from_ms - next_ms, 0)
+                    yield next_ms + -(-wait_ms // self._tick_ms) * self._tick_ms
 
     def _is_due(self) -> bool:
         if not self._sources or len(self._through) < self._sources:
@@ -386,6 +423,8 @@ class Detect:
         assert start_ms is not None
         end_ms = start_ms + self._tick_ms
         pending = self._pending.pop(start_ms, {})
+        while self._starts and self._starts[0] <= start_ms:
+            heappop(self._starts)
         answers: list[Out] = []
         for model in sorted({*self._models, *pending}):
             stats = [one for _, one in sorted(pending.get(model, {}).items())]
@@ -835,6 +874,7 @@ class Detect:
         for stats in map(WindowStats.decode, state.pending):
             place = (stats.source_partition, stats.part)
             self._pending.setdefault(stats.tick_start_ms, {}).setdefault(stats.model, {})[place] = stats
+        self._starts = sorted(self._pending)
         by_model: dict[tuple[str, str], dict[str, bytes]] = {}
         for name, value in values.items():
             kind, model, rest = name.split("/", 2)

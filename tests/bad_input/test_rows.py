@@ -218,6 +218,20 @@ def test_a_row_of_1970_is_late_and_expires_at_once() -> None:
     assert feed.counted()["late_label"] == 1
 
 
+@pytest.mark.parametrize("long_ago_ms", [NOW_MS // 1000, NOW_MS - 365 * 24 * HOUR])
+def test_a_first_row_of_long_ago_expires_at_once_and_says_nothing_of_the_time_since(long_ago_ms: int) -> None:
+    feed = Feed()
+    feed.outputs(output(NAMES[1], long_ago_ms))
+    feed.labels(label("somebody", long_ago_ms))
+    feed.outputs(output(NAMES[2]))
+    feed.labels(label("somebody else", NOW_MS))
+    feed.clock(NOW_MS + 2 * MINUTE)
+    assert (feed.counted()["output_rows"], feed.counted()["expired"], feed.join.gauges["pending_rows"]) == (2, 1, 1)
+    closed_ms = [stats.tick_start_ms // SETTINGS.tick_ms * SETTINGS.tick_ms for stats in feed.closed()]
+    counted_ms = [long_ago_ms, long_ago_ms + HOUR, NOW_MS]
+    assert closed_ms == [at_ms // SETTINGS.tick_ms * SETTINGS.tick_ms for at_ms in counted_ms]
+
+
 def test_a_known_id_with_other_content_is_a_duplicate_and_the_first_wins() -> None:
     feed = Feed()
     feed.outputs(output(), output(), output(prediction="0", score=0.125))

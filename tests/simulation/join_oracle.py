@@ -297,16 +297,20 @@ class JoinOracle:
         at_risk: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         tick = min(events, default=closed)
         while tick < closed:
-            risky = [model for model, by_tick in at_risk.items() if any(by_tick.values())]
+            judged = [model for model in at_risk if self._binning(model, tick)[0]]
+            risky = [model for model in judged if any(at_risk[model].values())]
             for model in sorted({*events[tick], *risky}):
                 yield from self._tick_stats(model, tick, events[tick][model], at_risk[model])
             tick = self._next_tick(tick, events, at_risk)
 
     def _next_tick(self, tick: int, events: Mapping[int, object], at_risk: Mapping[str, Mapping[int, int]]) -> int:
+        following = tick + self.settings.tick_ms
         for model, by_tick in at_risk.items():
-            edges = self._binning(model, tick + self.settings.tick_ms)[1].age_edges_ticks
-            if any(n and start + edges[-1] * self.settings.tick_ms > tick for start, n in by_tick.items()):
-                return tick + self.settings.tick_ms
+            version, binning = self._binning(model, following)
+            later = not version and any(one.model == model and one.valid_from_ms > following for one in self.baselines)
+            last = binning.age_edges_ticks[-1] * self.settings.tick_ms
+            if any(n and (later or start + last > tick) for start, n in by_tick.items()):
+                return following
         return min((one for one in events if one > tick), default=1 << 62)
 
     def _binning(self, model: str, tick: int) -> tuple[int, Binning]:

@@ -79,6 +79,10 @@ def baseline() -> Baseline:
     return fit_baseline(history(0, 60), MODEL, budget=BUDGET, version=1, valid_from_ms=0, decided_at_ms=0)
 
 
+LONG_TICKS = 50_000
+"""Ticks that nothing counts in: six days."""
+
+
 def taken(whole: History, rows: np.ndarray) -> History:
     return History(
         made_at_ms=whole.made_at_ms[rows],
@@ -223,6 +227,31 @@ def test_ticks_before_the_first_row_of_a_model_do_not_show() -> None:
     detect = stage()
     after_idle = fed(detect, [*earlier.split(), *idle, *in_turn(harmed())])
     assert findings(after_idle) == findings(straight())
+
+
+@pytest.mark.parametrize("valid_from_ticks", [-LONG_TICKS - 10, -20, 0])
+def test_a_row_of_long_ago_costs_no_tick_each_until_today(valid_from_ticks: int) -> None:
+    #  one row ........................ nothing ........................ 0 ---- outputs ----
+    earlier = replace(baseline(), valid_from_ms=valid_from_ticks * TICK_MS)
+    [spoken, *_] = parts_of_one_tick(harmed())
+    start_ms = -LONG_TICKS * TICK_MS
+    old = replace(spoken, tick_start_ms=start_ms, tick_end_ms=start_ms + TICK_MS, baseline_version=0)
+    detect = stage()
+    before = fed(detect, [*earlier.split(), old, *[closed(number, 0) for number in range(SOURCES)]])
+    assert marks(before)[0] == start_ms + TICK_MS
+    assert marks(before)[-1] == 0
+    assert len(before) == len(marks(before)) <= 3
+    assert detect.counts.ticks == LONG_TICKS
+    assert detect.settled
+    assert tuple(fed(detect, in_turn(harmed()))) == straight()
+
+
+def test_an_empty_tick_is_passed_by_nobody_who_was_heard() -> None:
+    detect = stage()
+    fed(detect, [*baseline().split(), *in_turn(harmed())])
+    through_ms = detect.through_ms or 0
+    silent = [closed(number, through_ms + 30 * TICK_MS) for number in range(SOURCES)]
+    assert len(marks(fed(detect, silent))) == 30
 
 
 def test_one_source_partition_after_the_other_is_no_different() -> None:
