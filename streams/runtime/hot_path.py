@@ -45,9 +45,11 @@ from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
 from streams.runtime.delivery import LOOK_S, Delivery, UndeliveredError
 from streams.runtime.ending import UNFINISHED_STATUS, Ending
 from streams.runtime.join_status import Status
+from streams.runtime.logs import tell
 from streams.runtime.metrics import Measure
 from streams.runtime.placement import Placement
 from streams.runtime.probes import Health
+from streams.runtime.refused import refused_lines
 from streams.runtime.segment_files import SegmentFiles, segment_files
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Routed
@@ -907,16 +909,8 @@ class HotPath:
             return None if deadline_s is None else max(int((deadline_s - time.monotonic()) * 1000), 1)
 
         letters, self._dead, self._dead_bytes = self._dead, [], 0
-        if letters:
-            first = letters[0]
-            log.warning(
-                "join.refused rows=%d topic=%s partition=%d offset=%d error=%s",
-                len(letters),
-                first.topic,
-                first.partition,
-                first.offset,
-                first.complaint,
-            )
+        for fields in refused_lines(letters):
+            tell(log, "join.refused", fields, logging.WARNING)
         blocks = [topics.route(letter, self._kafka.output_partitions) for letter in letters]
         for one, _, made in prepared:
             blocks += [_block(one, key, value) for key, value in made.blocks]

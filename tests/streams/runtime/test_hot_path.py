@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -251,6 +252,23 @@ def test_a_row_from_the_future_is_a_dead_letter_with_its_own_bytes(
     worker.until(lambda: worker.hot_path.status.counts.get("checkpoints", 0) > 0)
     worker.until(lambda: worker.hot_path.status.partitions[2]["dead_output"] == 2)
     assert worker.hot_path.status.partitions[2]["conservation_error"] == 0
+
+
+def test_what_is_refused_is_told_for_each_topic_and_partition(
+    cluster: KafkaSettings, begin: Callable[..., Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs = Inputs(cluster)
+    inputs.write(topics.OUTPUTS, [row("p1", score=7), row("p2", score=8)], partition=1)
+    inputs.write(topics.LABELS, [{"prediction_id": "p1"}], partition=3)
+    worker = begin()
+    letters(World(cluster, seed=8), 3)
+    worker.until(lambda: worker.hot_path.status.counts.get("checkpoints", 0) > 0)
+    told = [one.decision for one in caplog.records if one.name == "tocsin.join" and hasattr(one, "decision")]
+    rows: Counter[tuple[str, int]] = Counter()
+    for event, fields in told:
+        assert event == "join.refused"
+        rows[fields["topic"], fields["partition"]] += fields["rows"]
+    assert rows == {(topics.OUTPUTS, 1): 2, (topics.LABELS, 3): 1}
 
 
 def test_dead_letters_do_not_fill_the_memory_until_the_next_checkpoint(
