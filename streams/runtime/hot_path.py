@@ -92,6 +92,8 @@ AWAY_S = 5.0
 QUIET_S = 2.0
 """How long a log that is said to go on may give no record, before it is looked at what lies there."""
 LOOK_EVERY_S = 2.0
+ASK_AGAIN_EVERY_S = 0.5
+"""How often, at most, it is asked anew for what a lost position or a batch that cannot be read stands in the way of."""
 COMMIT_WAIT_S = 5.0
 """How long the last commit of a worker that leaves may take."""
 EXIT_STATUS = 70  # EX_SOFTWARE
@@ -99,6 +101,8 @@ EXIT_STATUS = 70  # EX_SOFTWARE
 _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - librdkafka's own codes have no other names
 _WITH_EOF = {"enable.partition.eof": "true"}
 _LOST_POSITION = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+_UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)  # noqa: SLF001
+_CHECKED = {"check.crcs": "true"}
 _BY_TOPIC: Mapping[str, Callable[[Mapping[str, Model], int], OutputEdge | LabelEdge]] = {
     OUTPUTS: OutputEdge,
     LABELS: LabelEdge,
@@ -213,7 +217,7 @@ class HotPath:
         self._placement = {topic: Placement() for topic in _BY_TOPIC}
         self._probe: _Probe | None = None
         self._due = dict.fromkeys(
-            ("probe", "answer", "checkpoint", "member", "disk", "publish", "collect", "mismatch", "look"), 0.0
+            ("probe", "answer", "checkpoint", "member", "disk", "publish", "collect", "mismatch", "look", "astray"), 0.0
         )
         self._fatal: KafkaError | None = None
         self._stopping: Callable[[], bool] = lambda: False
@@ -223,6 +227,8 @@ class HotPath:
         self._assigned = self._restored = self._away = False
         self._idle = True
         self._commits_waiting = 0
+        self._astray: dict[tuple[str, int], int] = {}
+        """Inputs that do not go on, by topic and partition, and the code of the error that says why."""
         self._paused = ""
         self._logged_s: dict[str, float] = {}
         self.beat_s = self._answered_s = self._lasting_s = time.monotonic()
@@ -277,8 +283,9 @@ class HotPath:
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_ms=settings.heartbeat_ms,
             on_commit=self._on_commit,
+            **_CHECKED,
         )
-        self._labels: Consumer = self._reader("labels")
+        self._labels: Consumer = self._reader("labels", **_CHECKED)
         self._changelog: Consumer = self._reader(
             "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}
         )
@@ -352,6 +359,7 @@ class HotPath:
             raise KafkaException(self._fatal)
         self._follow()
         self._restore()
+        self._find_again()
         self._idle = self._read() == 0
         self._look_for_edges()
         if self._is_full() or self._is_due("checkpoint", self.settings.checkpoint_ms / 1000):
@@ -702,12 +710,15 @@ class HotPath:
     def _take(self, topic: str, messages: Sequence[Message]) -> int:
         """Decode messages of one topic, and hand them to their joins; return how many there were."""
         good = [message for message in messages if message.error() is None]
-        if len(good) < len(messages):
+        if good:
+            self._hand_on(topic, good)
+        if len(good) < len(messages):  # after what came before it
             for message in messages:
                 if message.error() is not None:
                     self._take_notice(topic, message)
-        if not good:
-            return 0
+        return len(good)
+
+    def _hand_on(self, topic: str, good: Sequence[Message]) -> None:
         self._answered()
         numbers = np.fromiter((message.partition() for message in good), np.int64, len(good))
         for number in np.unique(numbers).tolist():
@@ -721,7 +732,6 @@ class HotPath:
                 if self._is_full():
                     self._checkpoint(self._working())
                 self._beat()
-        return len(good)
 
     def _is_full(self) -> bool:
         return len(self._dead) >= DEAD_LETTERS_BOUND or self._dead_bytes >= DEAD_LETTERS_BYTES
@@ -788,24 +798,112 @@ class HotPath:
             self._dead_bytes += len(letter.value or b"")
 
     def _take_notice(self, topic: str, message: Message) -> None:
-        """Answer an error."""
-        one = self._owned.get(message.partition() if message.partition() is not None else -1)  # type: ignore[arg-type]
-        code = _code(message)
+        """Note an error, and what does not go on because of it."""
         self._note_error(message)
-        if code == _LOST_POSITION and one is not None and one.join is not None:
-            bounds = self._bounds(topic, one.partition)
-            if bounds is None:  # it is asked for again from where it stands, and lost again
-                self._assign()
-                return
-            low, _ = bounds
-            lost = low - one.next[topic]
-            if lost > 0:  # else a broker has spoken too soon: it is asked again for what it has
-                self.counts["offsets_lost"] += lost
-                log.error(
-                    "join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, one.partition, one.next[topic], low
-                )
-                one.next[topic] = low
-            self._assign()
+        code, partition = _code(message), message.partition()
+        if code is not None and partition is not None and (code == _LOST_POSITION or code in _UNREADABLE):
+            self._astray[topic, partition] = code
+
+    def _find_again(self) -> None:
+        """Let inputs go on that do not, now and then: what is lost once may be lost for long."""
+        if not self._astray or not self._is_due("astray", ASK_AGAIN_EVERY_S):
+            return
+        astray, self._astray = self._astray, {}
+        for (topic, partition), code in astray.items():
+            one = self._owned.get(partition)
+            if one is None or one.join is None:
+                continue
+            if code in _UNREADABLE:
+                self._step_over_unreadable(one, one.join, topic, code)
+            else:
+                self._step_over_lost(one, topic)
+        self._assign()
+
+    def _step_over_lost(self, one: _Owned, topic: str) -> None:
+        """Go on where the log begins now; where that is no later, a broker has spoken too soon, and is asked again."""
+        bounds = self._bounds(topic, one.partition)
+        if bounds is not None and bounds[0] > one.next[topic]:
+            low, position = bounds[0], one.next[topic]
+            self.counts["offsets_lost"] += low - position
+            log.error("join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, one.partition, position, low)
+            one.next[topic] = low
+
+    def _step_over_unreadable(self, one: _Owned, join: Join, topic: str, code: int) -> None:
+        """Put one dead letter in the place of a batch that nobody can decompress, or whose bytes have changed."""
+        start = one.next[topic]
+        try:
+            found = self._unreadable(topic, one.partition, start)
+        except TimeoutError as error:  # it is met again
+            self.counts["unanswered_questions"] += 1
+            log.warning("join.unreadable_unknown topic=%s partition=%d error=%s", topic, one.partition, error)
+            return
+        if found is None:  # it was so on one connection: what is there can be read
+            return
+        begins, ends = found
+        nothing = Messages(
+            partition=one.partition, start=start, end=ends, offset=[begins], broker_ms=[0], key=[None], value=[None]
+        )
+        decoded = self._edges[topic].decode(nothing)
+        [letter] = decoded.dead
+        got = f"{KafkaError(code).name().removeprefix('_')} from there to offset {ends - 1}"
+        letter = msgspec.structs.replace(letter, field="", expected="a batch that can be read", got=got)
+        log.error(
+            "join.unreadable topic=%s partition=%d from=%d to=%d error=%s",
+            topic,
+            one.partition,
+            begins,
+            ends,
+            KafkaError(code).name(),
+        )
+        join.receive(decoded.batch)
+        one.next[topic] = ends
+        self.counts[f"rows_{topic}"] += decoded.batch.dead
+        self._refuse([letter])
+
+    def _unreadable(self, topic: str, partition: int, at: int) -> "_Bounds | None":
+        """Say from where to where the batch reaches that stands in the way at `at`; None when it can be read.
+
+        A client says where it begins only: its end is searched, in steps that double, then halve.
+        """
+        bounds, begins = self._bounds(topic, partition), self._unreadable_at(topic, partition, at)
+        if bounds is None:
+            raise TimeoutError("the brokers did not say where the log ends")
+        if begins is None:
+            return None
+
+        inside = begins = max(begins, at)
+        beyond, step = bounds[1], 1
+
+        def is_inside(offset: int) -> bool:
+            found = self._unreadable_at(topic, partition, offset)
+            return found is not None and found <= begins  # else it is another, further on
+
+        while inside + step < beyond and is_inside(inside + step):
+            inside, step = inside + step, 2 * step
+        beyond = min(inside + step, beyond)
+        while beyond - inside > 1:
+            middle = (inside + beyond) // 2
+            inside, beyond = (middle, beyond) if is_inside(middle) else (inside, middle)
+        return begins, beyond
+
+    def _unreadable_at(self, topic: str, partition: int, at: int) -> int | None:
+        """Ask anew for what lies at an offset: None when it can be read, else the first offset of its batch."""
+        until_s = time.monotonic() + self._kafka.request_wait_ms / 1000
+        reader = self._reader("unreadable", **_WITH_EOF, **_CHECKED)
+        try:
+            reader.assign([TopicPartition(self._full(topic), partition, at)])
+            while time.monotonic() < until_s:
+                message = reader.poll(LOOK_S)
+                self._wait_on()
+                if message is None:
+                    continue
+                if message.error() is None or _code(message) == _EOF:
+                    return None
+                if _code(message) in _UNREADABLE:
+                    return message.offset() or 0
+        finally:
+            reader.close()
+        raise TimeoutError(f"the brokers did not say what lies at {at}")
 
     def _note_error(self, message: Message) -> None:
         error = message.error()

@@ -1,0 +1,132 @@
+"""A batch that cannot be read is one dead letter, stepped over; the rows behind it count. On a real Kafka."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from config.settings import KafkaSettings
+from streams.runtime import kafka as clients
+from streams.runtime import topics
+from tests.integration.conftest import a_kafka
+from tests.integration.join_process import cluster_of
+from tests.streams.runtime.join_world import World, hot_path_settings
+from tests.streams.runtime.test_hot_path import Inputs, Worker, letters, row
+
+WAIT_S = 60
+BOMB = b"0" * (110 << 20)
+"""A few KB as zstd; more than a client agrees to decompress."""
+PARTITION = 2
+
+pytestmark = pytest.mark.kafka
+
+
+def created(address: str, prefix: str) -> KafkaSettings:
+    settings = cluster_of(address, prefix)
+    assert topics.create(clients.admin(settings), settings) == []
+    return settings
+
+
+@pytest.fixture
+def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
+    return created(kafka, topic_prefix)
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[[KafkaSettings], Worker]]:
+    begun: list[Worker] = []
+
+    def start(cluster: KafkaSettings) -> Worker:
+        begun.append(Worker(hot_path_settings(cluster, tmp_path / str(len(begun)), clock="wall")))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one._told.set()  # noqa: SLF001
+        one.join()
+
+
+def write_batch(cluster: KafkaSettings, topic: str, values: Sequence[bytes], codec: str) -> None:
+    """Write values as one batch."""
+    others: dict[str, Any] = {
+        "compression.type": codec,
+        "message.max.bytes": 1_000_000_000,
+        "batch.size": 1_000_000_000,
+        "linger.ms": 1_000,
+    }
+    producer: Producer = clients.producer(cluster, "bomb", None, **others)
+    for value in values:
+        producer.produce(cluster.topic_prefix + topic, value, b"p", PARTITION)
+    assert producer.flush(WAIT_S) == 0
+
+
+def rows_of(name: str, count: int) -> list[dict[str, Any]]:
+    now_ms = time.time_ns() // 1_000_000
+    return [row(f"{name}-{number}", now_ms) for number in range(count)]
+
+
+def labels_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "prediction_id": one["prediction_id"],
+            "model": one["model"],
+            "labelled_at_ms": one["made_at_ms"],
+            "label": 1,
+        }
+        for one in rows
+    ]
+
+
+@pytest.mark.parametrize("topic", [topics.OUTPUTS, topics.LABELS])
+def test_a_batch_that_cannot_be_decompressed_is_one_dead_letter_and_the_rows_behind_it_count(
+    cluster: KafkaSettings, begin: Callable[[KafkaSettings], Worker], topic: str
+) -> None:
+    #  3 rows | 9 records of one batch, one of which is a bomb | another | 20 rows
+    inputs = Inputs(cluster)
+    before, after = rows_of("before", 3), rows_of("after", 20)
+    inputs.write(topics.OUTPUTS, before, PARTITION)
+    inputs.write(topics.LABELS, labels_of(before), PARTITION)
+    write_batch(cluster, topic, [b"{}"] * 6 + [BOMB] + [b"{}"] * 2, "zstd")
+    write_batch(cluster, topic, [BOMB], "zstd")
+    inputs.write(topics.OUTPUTS, after, PARTITION)
+    inputs.write(topics.LABELS, labels_of(after), PARTITION)
+    worker = begin(cluster)
+    first, second = letters(World(cluster, seed=0), 2)
+    worker.until(lambda: worker.hot_path.status.partitions.get(PARTITION, {}).get("labelled") == 23)
+    assert (first.topic, first.partition, first.offset, first.row) == (topic, PARTITION, 3, -1)
+    assert (second.offset, second.value, second.is_whole) == (12, None, False)
+    assert first.complaint.endswith("expected a batch that can be read, got BAD_COMPRESSION from there to offset 11")
+    seen = worker.hot_path.status.partitions[PARTITION]
+    assert seen["dead_output" if topic == topics.OUTPUTS else "dead_label"] == 2
+    assert seen["conservation_error"] == 0
+    worker.stop()
+    again = begin(cluster)
+    again.until(lambda: PARTITION in again.hot_path.status.partitions)
+    again.stop()
+    assert again.hot_path.counts["dead_letters"] == 0, "it is read once"
+
+
+def test_a_batch_whose_bytes_changed_on_the_brokers_disk_is_one_dead_letter(
+    tmp_path: Path, topic_prefix: str, begin: Callable[[KafkaSettings], Worker]
+) -> None:
+    with a_kafka("--heap-mb=512", "--data", str(tmp_path / "kafka")) as address:
+        cluster = created(address, topic_prefix)
+        inputs = Inputs(cluster)
+        inputs.write(topics.OUTPUTS, rows_of("before", 3), PARTITION)
+        write_batch(cluster, topics.OUTPUTS, [b"to be changed"] * 5, "none")
+        inputs.write(topics.OUTPUTS, rows_of("after", 20), PARTITION)
+        [log] = (tmp_path / "kafka").glob(f"**/{topic_prefix}{topics.OUTPUTS}-{PARTITION}/*.log")
+        with log.open("r+b") as disk:
+            at = disk.read().index(b"to be changed")
+            disk.seek(at)
+            disk.write(b"X")
+        worker = begin(cluster)
+        [letter] = letters(World(cluster, seed=0), 1)
+        worker.until(lambda: worker.hot_path.status.partitions.get(PARTITION, {}).get("output_rows") == 24)
+        assert (letter.topic, letter.partition, letter.offset) == (topics.OUTPUTS, PARTITION, 3)
+        assert letter.complaint.endswith("expected a batch that can be read, got BAD_MSG from there to offset 7")
+        assert worker.hot_path.status.partitions[PARTITION]["dead_output"] == 1
+        worker.stop()
