@@ -180,6 +180,8 @@ class _Owned:
     unsure: set[str] = field(default_factory=lambda: set(_BY_TOPIC))
     """Topics of which nothing came since they were assigned."""
     gaps: dict[str, int] = field(default_factory=dict)
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    """Of the topics in which `next` counts, as far as the brokers say."""
     tombstones: tuple[bytes, ...] = ()
     taken: Mapping[str, int] = field(default_factory=dict)
     """Its counters when it was taken."""
@@ -189,11 +191,12 @@ class _Owned:
 
 @dataclass(slots=True)
 class _Probe:
-    """A question to the brokers: where do the logs end? `asked_ms` is the clock when it was asked."""
+    """A question to the brokers: where do the logs end? The clock, and how far was read, are those when it was asked."""
 
     asked_ms: int | None
     asked_s: float
     answers: Mapping[tuple[str, int], Future[Any]]
+    positions: Mapping[tuple[str, int], int]
 
 
 class HotPath:
@@ -229,6 +232,7 @@ class HotPath:
         self._commits_waiting = 0
         self._astray: dict[tuple[str, int], int] = {}
         """Inputs that do not go on, by topic and partition, and the code of the error that says why."""
+        self._asked_again_s: dict[tuple[str, int], float] = {}
         self._paused = ""
         self._logged_s: dict[str, float] = {}
         self.beat_s = self._answered_s = self._lasting_s = time.monotonic()
@@ -457,6 +461,7 @@ class HotPath:
 
     def _read_baselines(self) -> None:
         """Read all baselines before the first row, and then follow them; begin to follow the clock."""
+        deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
         wait_s = self._kafka.request_wait_ms / 1000
         counts = {name: topic.partitions for name, topic in self._admin.list_topics(timeout=wait_s).topics.items()}
         baselines, clock = self._full(topics.BASELINES), self._full(topics.CLOCK)
@@ -464,14 +469,15 @@ class HotPath:
         waiting = {(baselines, one.partition) for one in places}
         if self.settings.clock == "topic":
             for partition in counts[clock]:
-                bounds = self._bounds(topics.CLOCK, partition)
-                if bounds is None:
-                    raise TimeoutError(f"the brokers did not say where {clock}[{partition}] ends")
+                while (bounds := self._bounds(topics.CLOCK, partition)) is None:  # a leader that is just being chosen
+                    if time.monotonic() > deadline_s:
+                        raise TimeoutError(f"the brokers did not say where {clock}[{partition}] ends")
+                    self._wait_on()
+                    time.sleep(POLL_WAIT_S)
                 low, high = bounds
                 places.append(TopicPartition(clock, partition, max(low, high - 1)))
         self._followed = {(one.topic, one.partition): one.offset for one in places}
         self._follower.assign(places)
-        deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
         while waiting:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"{len(waiting)} partitions of {baselines} were not read to their end")
@@ -525,6 +531,7 @@ class HotPath:
         if not taking:
             return
         self._read_changelog(RESTORE_MESSAGES, POLL_WAIT_S)
+        topic_ids = self._topic_ids() if any(one.claim.next is Taking.TAKEN for one in taking) else None
         for one in taking:
             if self._is_away():  # the bound is for us, not for them
                 one.deadline_s = time.monotonic() + self.settings.restore_wait_ms / 1000
@@ -536,8 +543,8 @@ class HotPath:
                 one.claim.claimed_at(self._delivery.deliver([claim])[0])
             elif one.claim.next is Taking.TAKEN:
                 bounds = {topic: self._bounds(topic, one.partition) for topic in _BY_TOPIC}
-                if all(bounds.values()):
-                    self._begin(one, bounds)
+                if all(bounds.values()) and topic_ids is not None:
+                    self._begin(one, bounds, topic_ids)
 
     def _read_changelog(self, most: int, wait_s: float) -> None:
         for message in self._changelog.consume(most, wait_s):
@@ -559,15 +566,22 @@ class HotPath:
     def _read_again(self, consumer: Consumer, place: tuple[str, int], at: int) -> None:
         """Let a consumer that has lost its position go on: the broker spoke too soon, or the log begins later now."""
         topic, partition = place
+        wait_s = ASK_AGAIN_EVERY_S - (time.monotonic() - self._asked_again_s.get(place, -ASK_AGAIN_EVERY_S))
+        time.sleep(max(wait_s, 0.0))  # what is lost once may be lost for long
+        self._asked_again_s[place] = time.monotonic()
         bounds = self._bounds(topic.removeprefix(self._kafka.topic_prefix), partition)
         low = OFFSET_BEGINNING if bounds is None else bounds[0]
         consumer.incremental_unassign([TopicPartition(topic, partition)])
         consumer.incremental_assign([TopicPartition(topic, partition, max(at, low))])
 
-    def _begin(self, one: _Owned, bounds: Mapping[str, "_Bounds | None"]) -> None:
-        """Go on from the state that counts; `bounds` says where the logs begin and end."""
+    def _begin(self, one: _Owned, bounds: Mapping[str, "_Bounds | None"], topic_ids: Mapping[str, str]) -> None:
+        """Go on from the state that counts; `bounds` says where the logs begin and end, `topic_ids` which they are."""
         settings, began_s = self.settings, time.monotonic()
         kept: Kept = one.claim.kept()
+        if kept.manifest is not None:
+            one.topic_ids = Manifest.decode(kept.manifest).topic_ids
+            self._refuse_others(one, topic_ids)
+        one.topic_ids = {**one.topic_ids, **topic_ids}
         one.files = segment_files(settings.folder, one.partition, one.claim.epoch, one.claim.owner)
         partitions = self._kafka.input_partitions
         journal = Journal(one.claim.epoch, one.files)
@@ -613,14 +627,39 @@ class HotPath:
         if position is None:
             return low if self.settings.start == "earliest" else high
         if position > high:
-            raise StartRefusedError(
-                f"{self._full(topic)}[{partition}] ends at {high}, the state has read to {position}: the topic was made "
-                f"anew; delete {self._full(topics.CHANGELOG)} with it, or bring the old one back"
-            )
+            raise self._made_anew(topic, partition, f"ends at {high}, the state has read to {position}")
         if position < low:
             self.counts["offsets_lost"] += low - position
             log.error("join.offsets_lost topic=%s partition=%d from=%d to=%d", topic, partition, position, low)
         return max(position, low)
+
+    def _made_anew(self, topic: str, partition: int, why: str) -> StartRefusedError:
+        return StartRefusedError(
+            f"{self._full(topic)}[{partition}] {why}: the topic was made anew; delete {self._full(topics.CHANGELOG)} with "
+            "it, or bring the old one back"
+        )
+
+    def _refuse_others(self, one: _Owned, topic_ids: Mapping[str, str]) -> None:
+        """Refuse to go on in another topic under the name of the one that was read."""
+        for topic, found in topic_ids.items():
+            kept = one.topic_ids.get(topic, found)
+            if found != kept:
+                raise self._made_anew(topic, one.partition, f"has the id {found}, the state was read from {kept}")
+
+    def _topic_ids(self) -> Mapping[str, str] | None:
+        """Return the ids of the inputs, as far as there are any; None when the brokers do not say."""
+        wait_s = self._kafka.request_wait_ms / 1000
+        try:
+            asked = kafka.topic_descriptions(self._admin, map(self._full, _BY_TOPIC), wait_s)
+            prefix = len(self._kafka.topic_prefix)
+            found = {name[prefix:]: str(self._result(answer, wait_s).topic_id) for name, answer in asked.items()}
+        except (KafkaException, TimeoutError) as error:
+            self.counts["unanswered_questions"] += 1
+            log.warning("join.topics_unknown error=%s", error)
+            self._admin = kafka.admin(self._kafka, "join-admin")
+            return None
+        self._answered()
+        return found
 
     def _bounds(self, topic: str, partition: int) -> "_Bounds | None":
         """First and next offset of a log, as the brokers say it now; None when they do not.
@@ -808,6 +847,11 @@ class HotPath:
         """Let inputs go on that do not, now and then: what is lost once may be lost for long."""
         if not self._astray or not self._is_due("astray", ASK_AGAIN_EVERY_S):
             return
+        topic_ids = self._topic_ids()
+        if topic_ids is None:  # then nobody says either where the logs begin
+            return
+        for working in self._working():
+            self._refuse_others(working, topic_ids)
         astray, self._astray = self._astray, {}
         for (topic, partition), code in astray.items():
             one = self._owned.get(partition)
@@ -933,7 +977,8 @@ class HotPath:
                 )
                 prefix = len(self._kafka.topic_prefix)
                 answers = {(place.topic[prefix:], place.partition): answer for place, answer in asked.items()}
-                self._probe = _Probe(self._now_ms(), time.monotonic(), answers)
+                positions = {(topic, one.partition): one.next[topic] for one in self._working() for topic in _BY_TOPIC}
+                self._probe = _Probe(self._now_ms(), time.monotonic(), answers, positions)
 
     def _tell(self, probe: _Probe) -> None:
         if any(answer.exception() is None for answer in probe.answers.values()):
@@ -953,6 +998,8 @@ class HotPath:
                 one.ends[topic] = answer.result().offset
                 if one.join is not None and one.ends[topic] > one.next[topic]:
                     self._look_past(one, topic)
+                elif one.ends[topic] < probe.positions.get((topic, partition), 0):
+                    self._astray[topic, partition] = _LOST_POSITION  # made anew, unless a broker has spoken too soon
         if probe.asked_ms is None:
             return
         for one in self._working():
@@ -1013,7 +1060,7 @@ class HotPath:
         for one, _, made in prepared:
             blocks += [_block(one, key, value) for key, value in made.blocks]
         self._delivery.deliver(blocks, left_ms())
-        manifests = [_block(one, *made.manifest) for one, _, made in prepared]
+        manifests = [_manifest(one, *made.manifest) for one, _, made in prepared]
         offsets = self._delivery.deliver(manifests, left_ms())
         for (one, _, _), offset in zip(prepared, offsets, strict=True):
             self._read_on(one, offset, deadline_s)
@@ -1149,6 +1196,12 @@ def _code(message: Message) -> int | None:
 
 def _block(one: _Owned, key: bytes, value: bytes | None) -> Routed:
     return Routed(topic=topics.CHANGELOG, key=key, value=value, partition=one.partition)
+
+
+def _manifest(one: _Owned, key: bytes, value: bytes) -> Routed:
+    """Say in a manifest of which topics its positions are."""
+    manifest = msgspec.structs.replace(Manifest.decode(value), topic_ids=dict(one.topic_ids))
+    return _block(one, key, manifest.encode())
 
 
 def _with_bytes(letter: DeadLetter, messages: Messages, apart: Apart) -> DeadLetter:

@@ -1,10 +1,11 @@
 """How are our confluent-kafka clients set? In one place, so that all of them partition, acknowledge and start alike."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from config.settings import KafkaSettings
@@ -110,6 +111,22 @@ def group_member(
 def admin(settings: KafkaSettings, name: str = "admin") -> AdminClient:
     """Return a client that asks about and makes topics."""
     return AdminClient(_common(settings, name, None))
+
+
+def topic_descriptions(client: AdminClient, names: Iterable[str], wait_s: float) -> Mapping[str, Future[Any]]:
+    """Ask what topics are; each answer holds a `topic_id`, and a topic that is made anew gets another.
+
+    Nothing is asked where no broker is the controller, as in librdkafka's own stand-in for a cluster: it has no ids.
+
+    Raises
+    ------
+    KafkaException
+        No answer came in time.
+    """
+    cluster = client.list_topics(timeout=wait_s)
+    if cluster.controller_id not in cluster.brokers:
+        return {}
+    return dict(client.describe_topics(TopicCollection(list(names)), request_timeout=wait_s))
 
 
 class _Heard(logging.Handler):

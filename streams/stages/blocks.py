@@ -115,6 +115,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         What moved the watermark past `closed_through_ms`.
     numbers
         Where the serial numbers of segments, marks and orphans go on, and before which place orphans have expired.
+    topic_ids
+        Per topic the id that the brokers gave it, in which `positions` count; the host's. What was deleted and made again
+        has another.
     """
 
     schema: int = 1
@@ -132,6 +135,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sent_through_ms: int | None
     cause: Cause
     numbers: dict[str, int]
+    topic_ids: dict[str, str] = {}
 
     def encode(self) -> bytes:
         """Encode as JSON."""
