@@ -53,6 +53,7 @@ def to_wire(value: object) -> object:
     """Encode what JSON and MessagePack do not know: instants."""
     if isinstance(value, Instant):
         return rfc3339(value)
+    # the way in which msgspec asks its hooks to refuse a type
     raise NotImplementedError(f"nothing says how {type(value).__name__} travels")
 
 

@@ -16,7 +16,8 @@ settings.load_profile("tocsin")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Write into the JUnit file what each test needs beside Python: continuous integration sees that it was there.
 
-    A program that is not there, marker `program`, skips its tests; the reason says how to bring it.
+    A program that is not there, marker `program`, skips its tests, for a laptop need not have it; the reason says how to
+    bring it, and continuous integration fails (`deploy/verdict.py`).
     """
     for item in items:
         if item.get_closest_marker("kafka") is not None:

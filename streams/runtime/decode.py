@@ -632,6 +632,20 @@ class _Place:
     model: Coded
     dead: int
 
+    def columns(self) -> dict[str, Any]:
+        """Return them by the names that a batch has for them."""
+        return {
+            "partition": self.messages.partition,
+            "start": self.messages.start,
+            "end": self.messages.end,
+            "offset": self.offset,
+            "row": self.row,
+            "broker_ms": self.broker_ms,
+            "id_hash": self.id_hash,
+            "model": self.model,
+            "dead": self.dead,
+        }
+
 
 class OutputEdge(Edge[OutputBatch]):
     """Decodes `model-outputs`.
@@ -744,15 +758,8 @@ class OutputEdge(Edge[OutputBatch]):
         made_at_ms, prediction = scanned.column("ints", 0), self._answers_of_plain(scanned, place.model)
         segments, features = self._groups.get("segments", ()), self._groups.get("features", ())
         return OutputBatch(
-            partition=place.messages.partition,
-            start=place.messages.start,
-            end=place.messages.end,
-            offset=place.offset,
-            row=place.row,
-            broker_ms=place.broker_ms,
-            id_hash=place.id_hash,
+            **place.columns(),
             made_at_ms=made_at_ms,
-            model=place.model,
             version=scanned.coded(1),
             prediction=prediction,
             content=content_hashes(prediction, score, made_at_ms),
@@ -767,20 +774,12 @@ class OutputEdge(Edge[OutputBatch]):
                 )
                 for number, name in enumerate(features)
             },
-            dead=0,
         )
 
     def _batch(self, taken: _Taken, place: _Place) -> OutputBatch:
         return OutputBatch(
-            partition=place.messages.partition,
-            start=place.messages.start,
-            end=place.messages.end,
-            offset=place.offset,
-            row=place.row,
-            broker_ms=place.broker_ms,
-            id_hash=place.id_hash,
+            **place.columns(),
             made_at_ms=taken.column("made_at_ms", np.int64),
-            model=place.model,
             version=taken.names("version"),
             prediction=taken.column("prediction", np.uint32),
             content=taken.column("content", np.uint32),
@@ -795,7 +794,6 @@ class OutputEdge(Edge[OutputBatch]):
                 )
                 for name in self._groups.get("features", ())
             },
-            dead=place.dead,
         )
 
 
@@ -846,38 +844,22 @@ class LabelEdge(Edge[LabelBatch]):
 
     def _batch_of_plain(self, scanned: Scanned, place: _Place) -> LabelBatch:
         return LabelBatch(
-            partition=place.messages.partition,
-            start=place.messages.start,
-            end=place.messages.end,
-            offset=place.offset,
-            row=place.row,
-            broker_ms=place.broker_ms,
-            id_hash=place.id_hash,
+            **place.columns(),
             labelled_at_ms=scanned.column("ints", 0),
-            model=place.model,
             label=self._answers_of_plain(scanned, place.model),
             version=scanned.column("ints", 1),
             made_at_ms=scanned.column("ints", 2),
             retracted=scanned.column("bools", 0),
-            dead=0,
         )
 
     def _batch(self, taken: _Taken, place: _Place) -> LabelBatch:
         return LabelBatch(
-            partition=place.messages.partition,
-            start=place.messages.start,
-            end=place.messages.end,
-            offset=place.offset,
-            row=place.row,
-            broker_ms=place.broker_ms,
-            id_hash=place.id_hash,
+            **place.columns(),
             labelled_at_ms=taken.column("labelled_at_ms", np.int64),
-            model=place.model,
             label=taken.column("label", np.uint32),
             version=taken.column("version", np.int64),
             made_at_ms=taken.column("made_at_ms", np.int64),
             retracted=taken.column("retracted", np.bool_),
-            dead=place.dead,
         )
 
 

@@ -241,7 +241,7 @@ class _Request(BaseHTTPRequestHandler):
             status, content_type, body = self.server.answer(
                 self.path.partition("?")[0], self.headers.get("accept") or ""
             )
-        except Exception:
+        except Exception:  # whatever it is, the probe is told, and the worker goes on: it is not what it is asked about
             log.exception("probes.failed")
             status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", b"see the worker's log\n"
         self.send_response(status)

@@ -17,6 +17,7 @@ def _kept(value: object) -> int:
     """Keep instants as the integers that they are."""
     if isinstance(value, Instant):
         return int(value)
+    # the way in which msgspec asks its hooks to refuse a type
     raise NotImplementedError(f"nothing says how {type(value).__name__} is kept")
 
 

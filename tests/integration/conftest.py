@@ -11,6 +11,13 @@ from typing import NoReturn
 
 import pytest
 
+from config.settings import KafkaSettings
+from streams.runtime import kafka as clients
+from streams.runtime import topics
+from tests.integration.join_process import cluster_of
+from tests.streams.runtime.join_world import hot_path_settings
+from tests.streams.runtime.test_hot_path import Worker
+
 LOCAL_KAFKA = Path(__file__).parents[2] / "deploy" / "kafka" / "local_kafka.py"
 NOT_FETCHED = 3  # its exit status
 STOP_TIMEOUT_S = 60
@@ -71,7 +78,10 @@ def local_kafka() -> Callable[..., str]:
 
 
 def no_kafka(status: int) -> NoReturn:
-    """Skip a test where Kafka was never fetched, unless it is required; whatever else went wrong is a failure."""
+    """Skip a test where Kafka was never fetched: it comes over the network. Continuous integration requires it, and fails.
+
+    Whatever else went wrong is a failure.
+    """
     if status == NOT_FETCHED and os.environ.get("TOCSIN_REQUIRE_KAFKA") != "1":
         pytest.skip("no Kafka: run `make kafka-fetch`, or set TOCSIN_TEST_BROKER")
     pytest.fail(f"{LOCAL_KAFKA.name} ended with status {status}: see what it wrote to standard error")
@@ -81,3 +91,26 @@ def no_kafka(status: int) -> NoReturn:
 def topic_prefix() -> str:
     """Return a prefix for the topics and groups of this test alone: one broker serves all tests."""
     return f"test-{uuid.uuid4().hex[:12]}."
+
+
+@pytest.fixture
+def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
+    """Return the settings of a deployment of this test alone, its topics made."""
+    settings = cluster_of(kafka, topic_prefix)
+    assert topics.create(clients.admin(settings), settings) == []
+    return settings
+
+
+@pytest.fixture
+def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+    """Return what begins a worker of the join in a thread, each in a folder of its own; they end with the test."""
+    begun: list[Worker] = []
+
+    def start() -> Worker:
+        begun.append(Worker(hot_path_settings(cluster, tmp_path / str(len(begun)))))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one._told.set()  # noqa: SLF001
+        one.join()

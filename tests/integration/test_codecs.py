@@ -15,7 +15,6 @@ from schemas.dead_letter import DeadLetter
 from streams.runtime import kafka as clients
 from streams.runtime import topics
 from streams.runtime.terminal import Exit
-from tests.integration.join_process import cluster_of
 from tests.streams.runtime.join_world import World, hot_path_settings
 from tests.streams.runtime.test_hot_path import Inputs, Worker, row
 
@@ -25,13 +24,6 @@ ROWS = 300
 WAIT_S = 90
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
-    settings = cluster_of(kafka, topic_prefix)
-    assert topics.create(clients.admin(settings), settings) == []
-    return settings
 
 
 def test_the_join_reads_every_codec(cluster: KafkaSettings, tmp_path: Path) -> None:

@@ -14,9 +14,6 @@ from typing import Any
 import pytest
 
 from config.settings import KafkaSettings
-from streams.runtime import kafka as clients
-from streams.runtime import topics
-from tests.integration.join_process import cluster_of
 from tests.streams.runtime.join_world import LATER_MS, World
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +21,6 @@ PROCESS = Path(__file__).with_name("join_process.py")
 WAIT_S = 90
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
-    settings = cluster_of(kafka, topic_prefix)
-    assert topics.create(clients.admin(settings), settings) == []
-    return settings
 
 
 class Process:

@@ -1,8 +1,7 @@
 """Another topic under the name of the one that was read: never taken for it, on a real Kafka."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -11,34 +10,12 @@ from config.settings import KafkaSettings
 from streams.runtime import kafka as clients
 from streams.runtime import topics
 from streams.runtime.hot_path import StartRefusedError
-from tests.integration.join_process import cluster_of
-from tests.streams.runtime.join_world import World, hot_path_settings
+from tests.streams.runtime.join_world import World
 from tests.streams.runtime.test_hot_path import Worker
 
 WAIT_S = 60
 
 pytestmark = pytest.mark.kafka
-
-
-@pytest.fixture
-def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
-    settings = cluster_of(kafka, topic_prefix)
-    assert topics.create(clients.admin(settings), settings) == []
-    return settings
-
-
-@pytest.fixture
-def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
-    begun: list[Worker] = []
-
-    def start() -> Worker:
-        begun.append(Worker(hot_path_settings(cluster, tmp_path / str(len(begun)))))
-        return begun[-1]
-
-    yield start
-    for one in begun:
-        one._told.set()  # noqa: SLF001
-        one.join()
 
 
 def make_anew(cluster: KafkaSettings, names: Sequence[str]) -> None:

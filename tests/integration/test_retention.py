@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,8 @@ from streams.runtime import kafka as clients
 from streams.runtime import topics
 from streams.runtime.faust_host import FaustHost, HostSettings
 from streams.runtime.write_ahead import table_key
-from tests.integration.join_process import cluster_of
 from tests.integration.test_faust_host import Bench, toys, until
-from tests.streams.runtime.join_world import LATER_MS, World, hot_path_settings
+from tests.streams.runtime.join_world import LATER_MS, World
 from tests.streams.runtime.test_hot_path import Worker
 
 WAIT_S = 30
@@ -53,27 +52,6 @@ def take_away(cluster: KafkaSettings, before: Mapping[tuple[str, int], int]) -> 
                 if error.args[0].code() != KafkaError.POLICY_VIOLATION or time.monotonic() > until_s:
                     raise
                 time.sleep(0.1)
-
-
-@pytest.fixture
-def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
-    settings = cluster_of(kafka, topic_prefix)
-    assert topics.create(clients.admin(settings), settings) == []
-    return settings
-
-
-@pytest.fixture
-def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
-    begun: list[Worker] = []
-
-    def start() -> Worker:
-        begun.append(Worker(hot_path_settings(cluster, tmp_path / str(len(begun)))))
-        return begun[-1]
-
-    yield start
-    for one in begun:
-        one._told.set()  # noqa: SLF001
-        one.join()
 
 
 def read_some(world: World, begin: Callable[[], Worker]) -> None:

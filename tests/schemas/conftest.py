@@ -62,7 +62,7 @@ def drawn(shape: Shape) -> st.SearchStrategy[Any]:
             return st.one_of(*map(drawn, shape.types))
         case inspect.CustomType() if shape.cls is Instant:
             return st.integers(0, LAST_MS).map(Instant)
-    raise NotImplementedError(shape)
+    raise AssertionError(f"no record had such a field before, say here how one is made: {shape}")
 
 
 def full(shape: Shape, name: str) -> Any:  # noqa: ANN401 -- whatever the shape is
@@ -100,7 +100,7 @@ def full(shape: Shape, name: str) -> Any:  # noqa: ANN401 -- whatever the shape 
             return full(one, name)
         case inspect.CustomType() if shape.cls is Instant:
             return Instant(FULL_MS)
-    raise NotImplementedError(shape)
+    raise AssertionError(f"no record had such a field before, say here how one is made: {shape}")
 
 
 @pytest.fixture(scope="session")
