@@ -522,8 +522,7 @@ class StageHost:
     async def watch(self) -> None:
         """Compare cursors with the ends of the topics, at each clock record and at least once a second."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._clock_news.wait(), WATCH_S)
+            await set_or_late(self._clock_news, WATCH_S)
             self._clock_news.clear()
             self._rounds_s["watch"] = now_s()
             was_moving = self.moving
@@ -604,8 +603,7 @@ class StageHost:
     async def commit(self) -> None:
         """Make groups durable, one after the other, for as long as the worker lives."""
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._group_waits.wait(), WATCH_S)
+            await set_or_late(self._group_waits, WATCH_S)
             self._group_waits.clear()
             self._rounds_s["commit"] = now_s()
             if not self._group:
@@ -925,6 +923,17 @@ class EnduringProducer(Producer):
         assert isinstance(accumulator._batch_ttl, float), accumulator._batch_ttl  # noqa: SLF001
         accumulator._batch_ttl = math.inf  # noqa: SLF001
         return producer
+
+
+async def set_or_late(event: asyncio.Event, wait_s: float) -> None:
+    """Wait until an event is set, for so long at most.
+
+    Not by `asyncio.wait_for`: that of Python 3.11 swallows a cancellation that comes together with the event, and whoever
+    waits for the end of the cancelled task then waits for ever.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_s):
+            await event.wait()
 
 
 async def taken(producer: Any, record: Routed) -> Awaitable[Any]:  # noqa: ANN401 -- Faust's protocol has no such class

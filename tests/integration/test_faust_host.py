@@ -389,6 +389,18 @@ def test_a_worker_told_to_stop_with_records_in_hand_finishes_them_and_the_next_g
     assert {body["count"]: body["n"] for body in bench.bodies("done")} == {n: n for n in range(1, 401)}
 
 
+def test_a_worker_told_to_stop_just_when_a_clock_record_came_stops(bench: Bench) -> None:
+    async def trial() -> None:
+        async with bench.worker(toys.specs()) as host:
+            await until(lambda: host.ready)
+            host.stages["remind"]._clock_news.set()  # noqa: SLF001
+            await asyncio.sleep(0)  # whoever waits for it has been told, and has not gone on yet
+            async with asyncio.timeout(WAIT_S):
+                await host.stop()
+
+    run(trial)
+
+
 def test_errors_in_answers_to_every_kind_of_request_cost_no_record_and_double_none(
     bench: Bench, faults: BrokerFaults
 ) -> None:
