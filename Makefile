@@ -6,9 +6,10 @@ KAFKA := $(UV) run --frozen --group kafka python deploy/kafka/local_kafka.py
 SEEDS ?= 100
 ROUNDS ?= 13
 JOBS ?= 4
+RUNS ?= 3
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint sim chaos kafka kafka-stop kafka-fetch clean
+.PHONY: help setup demo test check lint sim chaos bench kafka kafka-stop kafka-fetch clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -39,6 +40,10 @@ sim: ## all stages under faults: SEEDS=n runs, from SEED=s on; results in build/
 chaos: kafka-fetch ## real processes on a real Kafka under faults: ROUNDS=n, from SEED=s on, NODES=1|3, OUTAGE=seconds; results in build/chaos.json
 	@mkdir -p build
 	$(RUN) --group kafka python tests/chaos/run.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES)) $(if $(OUTAGE),--outage-s $(OUTAGE))
+
+bench: kafka-fetch ## how fast, how large, on a real Kafka, on a quiet machine: RUNS=n each, ONLY="name …"; results in build/bench.json
+	@mkdir -p build
+	$(RUN) --group kafka python tests/benchmarks/run.py --runs $(RUNS) $(if $(ONLY),--only $(ONLY))
 
 kafka: kafka-fetch ## start a real Kafka on loopback and print its address; PORT=n, NODES=1|3
 	@$(KAFKA) start --data build/kafka --address-file build/kafka.address $(if $(PORT),--port $(PORT)) $(if $(NODES),--nodes $(NODES))

@@ -6,9 +6,9 @@ follows from the number of a row, so that every row is the same in every run, in
 the same job.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ MODEL, VERSION = "risk", "2026.11.24-7f3a9c21b"
 REGIONS = tuple(f"eu-central-frankfurt{zone}" for zone in "1234")
 NUMERIC = tuple(f"amount_of_{number:02}" for number in range(16))
 CATEGORICAL = tuple(f"channels_{number:02}" for number in range(4))
+LATENCY_MS = 12.503906
 VALUES = 9
 """Values of a categorical feature."""
 BLOCK_ROWS = 40_000
@@ -103,45 +104,81 @@ class Workload:
         order = np.argsort(at_ms, kind="stable")
         return of[order], at_ms[order]
 
-    def blocks(self, topic: Topic) -> Iterator[tuple[list[str], list[bytes]]]:
-        """Give the rows of a topic, block by block: ids, and the JSON of each."""
+    def places(self, topic: Topic) -> Iterator[tuple[Ints, Ints]]:
+        """Give the rows of a topic, block by block: of which output each is, and its time in ms."""
         if topic == OUTPUTS:
             for start in range(0, self.outputs, BLOCK_ROWS):
                 numbers = np.arange(start, min(start + BLOCK_ROWS, self.outputs))
-                yield _ids(numbers), self._outputs(numbers)
+                yield numbers, made_at_ms(numbers)
         else:
             of, at_ms = self.labels()
             for start in range(0, len(of), BLOCK_ROWS):
-                numbers = of[start : start + BLOCK_ROWS]
-                yield _ids(numbers), _labels(numbers, at_ms[start : start + BLOCK_ROWS])
+                yield of[start : start + BLOCK_ROWS], at_ms[start : start + BLOCK_ROWS]
 
-    def _outputs(self, numbers: Ints) -> list[bytes]:
-        score = scores(numbers)
-        regions = self.regions
-        region = [regions[at] for at in (_mixed(numbers, 6) % np.uint64(self.lanes)).tolist()]
+    def blocks(self, topic: Topic) -> Iterator[tuple[list[str], list[bytes]]]:
+        """Give the rows of a topic, block by block: ids, and the JSON of each."""
+        for numbers, at_ms in self.places(topic):
+            yield _ids(numbers), self.texts(topic, numbers, at_ms)
+
+    def texts(self, topic: Topic, numbers: Ints, at_ms: Ints) -> list[bytes]:
+        """Return the JSON of each row."""
+        if topic != OUTPUTS:
+            line = f'{{"prediction_id":"%s","model":"{MODEL}","labelled_at_ms":%d,"label":"%d"}}'
+            texts = zip(_ids(numbers), at_ms.tolist(), truths(numbers).tolist(), strict=True)
+            return [(line % row).encode() for row in texts]
         columns: list[Sequence[object]] = [
             _ids(numbers),
-            made_at_ms(numbers).tolist(),
+            at_ms.tolist(),
             answers(numbers).tolist(),
-            score.tolist(),
-            region,
+            scores(numbers).tolist(),
+            self._region(numbers),
         ]
         line = (
             f'{{"prediction_id":"%s","model":"{MODEL}","version":"{VERSION}","made_at_ms":%d,"prediction":"%d",'
-            '"score":0.%06d,"latency_ms":12.503906,"segments":{"region":"%s"}'
+            f'"score":0.%06d,"latency_ms":{LATENCY_MS},"segments":{{"region":"%s"}}'
         )
         if self.features:
             numeric, categorical = self.names
             drawn = [*(f'"{name}":%d.%04d' for name in numeric), *(f'"{name}":"value-%d"' for name in categorical)]
             line += ',"features":{' + ",".join(drawn) + "}"
             for at in range(len(numeric)):
-                number = (_mixed(numbers, 100 + at) % np.uint64(900_000)).astype(np.int64) + 100_000
+                number = amounts(numbers, at)
                 columns += [(number // 10_000).tolist(), (number % 10_000).tolist()]
-            columns += [
-                (_mixed(numbers, 1000 + at) % np.uint64(VALUES)).tolist() for at in range(len(categorical))
-            ]  # fmt: skip
+            columns += [values(numbers, at).tolist() for at in range(len(categorical))]
         text = line + "}"
         return [(text % row).encode() for row in zip(*columns, strict=True)]
+
+    def tables(self, topic: Topic, numbers: Ints, at_ms: Ints) -> list[tuple[str, bytes]]:
+        """Put rows of one partition into messages of columns, each with its key: the same values as in `texts`."""
+        ids, many = _ids(numbers), self.rows_a_message
+        columns: dict[str, list[Any]] = {"prediction_id": ids, "model": [MODEL] * len(ids)}
+        if topic == OUTPUTS:
+            columns["version"] = [VERSION] * len(ids)
+            columns["made_at_ms"] = at_ms.tolist()
+            columns["prediction"] = ["01"[answer] for answer in answers(numbers).tolist()]
+            columns["score"] = (scores(numbers) / 1_000_000).tolist()
+            columns["latency_ms"] = [LATENCY_MS] * len(ids)
+            columns["segments.region"] = self._region(numbers)
+            numeric, categorical = self.names
+            for at, name in enumerate(numeric):
+                columns[f"features.{name}"] = (amounts(numbers, at) / 10_000).tolist()
+            for at, name in enumerate(categorical):
+                columns[f"features.{name}"] = [f"value-{value}" for value in values(numbers, at).tolist()]
+        else:
+            columns["labelled_at_ms"] = at_ms.tolist()
+            columns["label"] = ["01"[truth] for truth in truths(numbers).tolist()]
+        return [
+            (ids[at], _message({name: column[at : at + many] for name, column in columns.items()}))
+            for at in range(0, len(ids), many)
+        ]
+
+    def region_codes(self, numbers: Ints) -> npt.NDArray[np.int32]:
+        """Return which value of the segment each output has."""
+        return (_mixed(numbers, 6) % np.uint64(self.lanes)).astype(np.int32)
+
+    def _region(self, numbers: Ints) -> list[str]:
+        regions = self.regions
+        return [regions[at] for at in self.region_codes(numbers).tolist()]
 
 
 def made_at_ms(numbers: Ints) -> Ints:
@@ -159,10 +196,25 @@ def answers(numbers: Ints) -> Ints:
     return (scores(numbers) >= 500_000).astype(np.int64)
 
 
-def _labels(numbers: Ints, at_ms: Ints) -> list[bytes]:
-    truth = answers(numbers) ^ (_mixed(numbers, 7) % np.uint64(20) == 0)
-    line = f'{{"prediction_id":"%s","model":"{MODEL}","labelled_at_ms":%d,"label":"%d"}}'
-    return [(line % row).encode() for row in zip(_ids(numbers), at_ms.tolist(), truth.tolist(), strict=True)]
+def truths(numbers: Ints) -> Ints:
+    """Return the classes that turn out to be true."""
+    is_wrong = (_mixed(numbers, 7) % np.uint64(20) == 0).astype(np.int64)
+    found: Ints = answers(numbers) ^ is_wrong
+    return found
+
+
+def amounts(numbers: Ints, feature: int) -> Ints:
+    """Return a numeric feature, in ten-thousandths."""
+    return (_mixed(numbers, 100 + feature) % np.uint64(900_000)).astype(np.int64) + 100_000
+
+
+def values(numbers: Ints, feature: int) -> Words:
+    """Return the number of a categorical feature's value."""
+    return _mixed(numbers, 1000 + feature) % np.uint64(VALUES)
+
+
+def _message(columns: Mapping[str, Sequence[object]]) -> bytes:
+    return orjson.dumps({"schema": 1, "rows": len(columns["prediction_id"]), "columns": columns})
 
 
 def _mixed(numbers: Ints, stream: int) -> Words:
@@ -199,8 +251,8 @@ def partitions_of(ids: Sequence[str], partitions: int) -> Ints:
     return (found & np.uint32(0x7FFFFFFF)).astype(np.int64) % partitions
 
 
-def load(cluster: KafkaSettings, workload: Workload) -> dict[Topic, int]:
-    """Write a workload to its two topics, which are there and empty; return how many rows each then has.
+def load(cluster: KafkaSettings, workload: Workload, topics: Sequence[Topic] = TOPICS) -> dict[Topic, Ints]:
+    """Write a workload to its topics, which are there and empty; return how many rows each partition then has.
 
     Raises
     ------
@@ -208,41 +260,40 @@ def load(cluster: KafkaSettings, workload: Workload) -> dict[Topic, int]:
         The brokers did not take it in time.
     """
     producer = kafka.producer(cluster, "bench-load", None, **{"delivery.timeout.ms": DELIVERY_WAIT_MS})
-    return {topic: _load(producer, cluster, workload, topic) for topic in TOPICS}
+    return {topic: _load(producer, cluster, workload, topic) for topic in topics}
 
 
-def _load(producer: Producer, cluster: KafkaSettings, workload: Workload, topic: Topic) -> int:
-    name, many = cluster.topic_prefix + topic, workload.rows_a_message
-    waiting: list[list[tuple[str, bytes]]] = [[] for _ in range(cluster.input_partitions)]
-    rows = 0
+def _load(producer: Producer, cluster: KafkaSettings, workload: Workload, topic: Topic) -> Ints:
+    name, many, partitions = cluster.topic_prefix + topic, workload.rows_a_message, cluster.input_partitions
+    nothing = np.zeros(0, np.int64)
+    waiting = [(nothing, nothing)] * partitions
+    rows = np.zeros(partitions, np.int64)
 
-    def write(*, last: bool) -> None:
-        for partition, wait in enumerate(waiting):
-            ready = len(wait) if last else len(wait) // many * many
-            made = wait[:ready] if many == 1 else [table(wait[at : at + many]) for at in range(0, ready, many)]
-            del wait[:ready]
-            messages = [{"key": key, "value": value} for key, value in made]
-            taken = producer.produce_batch(name, messages, partition)
-            assert taken == len(messages), f"{name}[{partition}]: {len(messages) - taken} messages had no room"
+    def write(partition: int, numbers: Ints, at_ms: Ints) -> None:
+        if many == 1:
+            keyed = zip(_ids(numbers), workload.texts(topic, numbers, at_ms), strict=True)
+            messages = [{"key": key, "value": value} for key, value in keyed]
+        else:
+            messages = [{"key": key, "value": value} for key, value in workload.tables(topic, numbers, at_ms)]
+        taken = producer.produce_batch(name, messages, partition)
+        assert taken == len(messages), f"{name}[{partition}]: {len(messages) - taken} messages had no room"
+        rows[partition] += len(numbers)
+
+    def flush() -> None:
         left = producer.flush(FLUSH_WAIT_S)
         assert left == 0, f"{left} messages for {name} were not acknowledged in {FLUSH_WAIT_S} s"
 
-    for ids, values in workload.blocks(topic):
-        rows += len(ids)
-        where = partitions_of(ids, cluster.input_partitions)
-        for partition, wait in enumerate(waiting):
-            wait += [(ids[at], values[at]) for at in np.flatnonzero(where == partition).tolist()]
-        write(last=False)
-    write(last=True)
+    for numbers, at_ms in workload.places(topic):
+        where = partitions_of(_ids(numbers), partitions)
+        flush()  # what was written before; meanwhile the next was made
+        for partition in range(partitions):
+            before, mine = waiting[partition], where == partition
+            joined = np.concatenate([before[0], numbers[mine]]), np.concatenate([before[1], at_ms[mine]])
+            ready = len(joined[0]) // many * many
+            write(partition, joined[0][:ready], joined[1][:ready])
+            waiting[partition] = joined[0][ready:], joined[1][ready:]
+    for partition, left in enumerate(waiting):
+        if len(left[0]):
+            write(partition, *left)
+    flush()
     return rows
-
-
-def table(rows: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:
-    """Put rows of one partition, each with its id, into one message of columns with its key."""
-    columns: dict[str, list[object]] = {}
-    for _, text in rows:
-        for name, value in orjson.loads(text).items():
-            inner = {f"{name}.{one}": of for one, of in value.items()} if isinstance(value, dict) else {name: value}
-            for column, given in inner.items():
-                columns.setdefault(column, []).append(given)
-    return rows[0][0], orjson.dumps({"schema": 1, "rows": len(rows), "columns": columns})
