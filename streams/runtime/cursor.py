@@ -1,12 +1,14 @@
 """Which record comes next, and how is one read that was skipped?
 
 Faust by itself loses events at a restart with a backlog, so committed offsets decide nothing here. The next expected
-offset of each input partition, its *cursor*, is a row in the stage's own table, written with what the record changed. A record below the cursor is a repeat, one above it shows that some were skipped: they are read back from the
-topic itself.
+offset of each input partition, its *cursor*, is a row in the stage's own table, written with what the record changed. A
+record below the cursor is a repeat, one above it shows that some were skipped: they are read back from the topic itself.
+Beside each cursor stands the id of the topic that it counts in, for another may come under the same name.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any
@@ -14,8 +16,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from streams.runtime.kafka import is_fatal, topic_descriptions
 from streams.runtime.stage_spec import Bytes, Headers
-from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, PART_BYTES, Changes, table_key
+from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, ID_MARK, PART_BYTES, Changes, table_key
 from streams.stages.stage import Overlay
 
 POLL_S = 0.2
@@ -45,7 +48,7 @@ def place(cursor: int, offset: int) -> Place:
 
 
 class View:
-    r"""Rows and cursors of one partition, taken out of a table that holds all partitions.
+    r"""Rows, cursors and topics' ids of one partition, taken out of a table that holds all partitions.
 
     >>> view = View(2, {b"2/a": b"1", b"2/@findings": b"7", b"3/a": b"foreign"})
     >>> dict(view.rows), view.cursors
@@ -66,6 +69,7 @@ class View:
     def __init__(self, partition: int, table: Mapping[bytes, bytes]) -> None:
         self._held: dict[str, bytes] = {}
         self.cursors: dict[str, int] = {}
+        self.ids: dict[str, str] = {}
         self._parts: dict[str, int] = {}
         parts: dict[str, dict[int, bytes]] = {}
         prefix = table_key(partition, "")
@@ -74,6 +78,8 @@ class View:
                 name = key[len(prefix) :].decode()
                 if name.startswith(CURSOR_MARK):
                     self.cursors[name.removeprefix(CURSOR_MARK)] = int(value)
+                elif name.startswith(ID_MARK):
+                    self.ids[name.removeprefix(ID_MARK)] = value.decode()
                 elif PART_MARK in name:
                     whole, _, number = name.rpartition(PART_MARK)
                     parts.setdefault(whole, {})[int(number)] = value
@@ -82,14 +88,14 @@ class View:
         for name, some in parts.items():
             self._held[name] = b"".join(some[number] for number in sorted(some))
             self._parts[name] = len(some)
-        self._settled_cursors = dict(self.cursors)
+        self._settled_cursors, self._settled_ids = dict(self.cursors), dict(self.ids)
         self.rows: Overlay[bytes] = Overlay(self._held)
 
     def settle(self, changes: Changes) -> None:
-        """Move what was assigned, and how far was read, into `changes`."""
+        """Move what was assigned, and how far was read of which topics, into `changes`."""
         rows = self.rows.changes()
         for key, row in rows.items():
-            assert not key.startswith((CURSOR_MARK, ENTRY_MARK)), f"{key}: such keys are the host's"
+            assert not key.startswith((CURSOR_MARK, ENTRY_MARK, ID_MARK)), f"{key}: such keys are the host's"
             assert PART_MARK not in key, f"{key!r}: such keys are the host's"
             changes.rows |= self._records(key, row)
             if row is None:
@@ -102,6 +108,8 @@ class View:
         if rows or moved:
             changes.cursors.update(moved)
             self._settled_cursors.update(moved)
+            changes.ids.update({topic: one for topic, one in self.ids.items() if self._settled_ids.get(topic) != one})
+            self._settled_ids.update(self.ids)
 
     def _records(self, key: str, row: bytes | None) -> dict[str, bytes | None]:
         """Return what is to be written of a row: itself, or parts of it, and what falls away."""
@@ -125,6 +133,10 @@ def headers_of(raw: object) -> Headers:
     ((), (('a', b'1'), ('b', b'')))
     """
     return tuple((str(name), value or b"") for name, value in raw) if isinstance(raw, list | tuple) else ()
+
+
+class UnansweredError(RuntimeError):
+    """The brokers did not answer in time, or refused: about what, and in whose words."""
 
 
 class ReadBackError(RuntimeError):
@@ -172,7 +184,7 @@ class ReadBack:
                         return records, end  # what lies between is empty
                 elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
                     raise GoneError(f"{topic}[{partition}]: nothing at {start}")
-                elif error.fatal():
+                elif is_fatal(error):
                     raise KafkaException(error)
             if message is None or error is not None:  # the client itself goes on trying
                 waits -= 1
@@ -196,7 +208,8 @@ class Edges:
     Not asked through Faust's consumer, whose connection serves a fetch before it serves this.
 
     After a failed answer the next question is asked by a new client: one that was open while a leader changed may ask
-    with the old leader epoch for ever, and is refused for ever (`FENCED_LEADER_EPOCH`).
+    with the old leader epoch for ever, and is refused for ever (`FENCED_LEADER_EPOCH`). Each question raises
+    `UnansweredError`.
     """
 
     def __init__(self, client: Mapping[str, str], wait_ms: int) -> None:
@@ -206,7 +219,8 @@ class Edges:
 
     def partitions(self, topic: str) -> int:
         """Count a topic's partitions, 0 where there is none."""
-        return len(self._admin.list_topics(topic, timeout=self._wait_s).topics[topic].partitions)
+        with self._asking(f"{topic}: "):
+            return len(self._admin.list_topics(topic, timeout=self._wait_s).topics[topic].partitions)
 
     def starts(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """Return the first offset that is still there, by (topic, partition)."""
@@ -216,16 +230,34 @@ class Edges:
         """Return the offset that the next record will get; all that was acknowledged before is below it."""
         return self._ask(places, OffsetSpec.latest())
 
+    def ids(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the id that each topic has had since it was made, where the brokers give ids."""
+        with self._asking():
+            asked = topic_descriptions(self._admin, names, self._wait_s)
+        return {name: str(self._answer(name, answer).topic_id) for name, answer in asked.items()}
+
     def _ask(self, places: Iterable[tuple[str, int]], which: OffsetSpec) -> dict[tuple[str, int], int]:
         asked = {TopicPartition(topic, partition): which for topic, partition in places}
         if not asked:
             return {}
         answers = self._admin.list_offsets(asked, request_timeout=self._wait_s)
+        return {
+            (at.topic, at.partition): self._answer(f"{at.topic}[{at.partition}]", answer).offset
+            for at, answer in answers.items()
+        }
+
+    def _answer(self, about: str, answer: "Future[Any]") -> Any:  # noqa: ANN401 -- as the client has it
+        with self._asking(f"{about}: "):
+            return answer.result(self._wait_s)
+
+    @contextmanager
+    def _asking(self, about: str = "") -> Iterator[None]:
         try:
-            return {(at.topic, at.partition): answer.result(self._wait_s).offset for at, answer in answers.items()}
-        except (KafkaException, TimeoutError):
+            yield
+        except (KafkaException, TimeoutError) as error:
             self._admin = AdminClient(self._client)
-            raise
+            said = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
+            raise UnansweredError(f"{about}{said}") from error
 
 
 @contextmanager

@@ -38,8 +38,19 @@ from config.settings import ProbeSettings
 from schemas.clock import Clock
 from schemas.fields import MalformedRecordError
 from streams.runtime import host_status, logs
-from streams.runtime.cursor import Edges, GoneError, Place, ReadBackError, View, headers_of, place, read_back
+from streams.runtime.cursor import (
+    Edges,
+    GoneError,
+    Place,
+    ReadBackError,
+    UnansweredError,
+    View,
+    headers_of,
+    place,
+    read_back,
+)
 from streams.runtime.host_status import StageStatus
+from streams.runtime.kafka import is_fatal
 from streams.runtime.metrics import Measure
 from streams.runtime.probes import Health
 from streams.runtime.stage_spec import Bytes, Decision, Handed, Routed, StageSpec
@@ -61,6 +72,8 @@ AWAY_S = 5.0
 """How long the brokers may answer nothing before they count as away: then nobody is blamed for what does not come."""
 RESTORED_AT_ONCE = 10_000
 WATCH_S = 1.0
+IDS_EVERY_S = 30.0
+"""How often the brokers are asked whether the inputs are still the topics that were read."""
 TRIES_WHEN_ANSWERED = 3
 """How often reading back may find nothing although the brokers answer; then the process ends, for it may be its client."""
 EXIT_STATUS = 70  # EX_SOFTWARE
@@ -70,7 +83,8 @@ COMMIT_INTERVAL_S = 1.0
 
 log = logging.getLogger("tocsin.host")
 
-T = TypeVar("T")
+Asked = TypeVar("Asked")
+Told = TypeVar("Told")
 AnySpec = StageSpec[Any, Any]
 TopicPlace = tuple[str, int]  # topic, partition
 
@@ -298,6 +312,8 @@ class StageHost:
         self._stopping = False
         self._progress: dict[int, float] = {}
         self._told: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        self._ids_asked_s = -math.inf
+        self._others: set[str] = set()
         self._rounds_s = {"watch": now_s(), "commit": now_s()}
         prefix = settings.topic_prefix
         self._clock_topic = prefix + CLOCK
@@ -447,7 +463,7 @@ class StageHost:
                         tries = TRIES_WHEN_ANSWERED
                         yield records, at
             except (KafkaException, ReadBackError) as error:
-                if isinstance(error, KafkaException) and error.args[0].fatal():
+                if isinstance(error, KafkaException) and is_fatal(error.args[0]):
                     raise
                 starts = await self._ask(self._edges.starts, [(topic, partition)], while_)
                 if isinstance(error, GoneError) and starts is not None and starts[topic, partition] > at:
@@ -464,16 +480,16 @@ class StageHost:
 
     async def _ask(
         self,
-        question: Callable[[Sequence[TopicPlace]], dict[TopicPlace, int]],
-        places: Sequence[TopicPlace],
+        question: Callable[[Sequence[Asked]], dict[Asked, Told]],
+        about: Sequence[Asked],
         while_: Callable[[], bool],
-    ) -> dict[TopicPlace, int] | None:
+    ) -> dict[Asked, Told] | None:
         """Ask the brokers, again and again while they do not answer and something holds; None when it holds no more."""
         while while_():
             try:
-                answer = await asyncio.to_thread(question, places)
-            except (KafkaException, TimeoutError) as error:
-                self._refusal = f"{type(error).__name__}: {error}"
+                answer = await asyncio.to_thread(question, about)
+            except UnansweredError as error:
+                self._refusal = str(error)
                 await asyncio.sleep(BEAT_S)
             else:
                 self._answered_s = now_s()
@@ -532,12 +548,44 @@ class StageHost:
             if found is None or not heard:
                 continue
             ends = self._by_input(heard, found)
+            await self._check_ids(ends)
             async with self._lock:
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
                     if owned is not None and not self.moving:
                         await self._look(owned, now_ms, ends[partition])
             await self._wait_for_room()
+
+    async def _check_ids(self, ends: Mapping[int, Mapping[str, int]]) -> None:
+        """End where an input is another topic than the one that was read: who starts reads it from its beginning.
+
+        Asked now and then, and at once where a topic ends before what was read; a broker may answer with what was, so
+        that two answers count, one after the other.
+        """
+        is_short = any(
+            ends[partition][topic] < cursor
+            for partition, owned in self.owned.items()
+            if partition in ends
+            for topic, cursor in owned.view.cursors.items()
+        )
+        if not is_short and now_s() - self._ids_asked_s < IDS_EVERY_S:
+            return
+        was_moving = self.moving
+        found = await self._ask(self._edges.ids, list(self._inputs), partial(self._moves_as, was_moving))
+        if found is None or was_moving:
+            return
+        self._ids_asked_s = now_s()
+        others = {
+            topic
+            for owned in self.owned.values()
+            for full, topic in self._inputs.items()
+            if full in found and found[full] != owned.view.ids.get(topic, found[full])
+        }
+        if others and others == self._others:
+            end_hard(f"made_anew stage={self.spec.name} topics={sorted(others)}")
+        self._others = others
+        if others:
+            self._ids_asked_s = -math.inf
 
     def _moves_as(self, before: bool) -> bool:  # noqa: FBT001 -- what `moving` was
         return self.moving == before
@@ -740,7 +788,9 @@ class StageHost:
         """Learn which partitions are ours now; they are taken when Faust has done its part."""
         by_topic = {topic: {tp.partition for tp in assigned if tp.topic == topic} for topic in self._subscribed}
         self._assigned = by_topic[self._clock_topic]
-        assert all(partitions == self._assigned for partitions in by_topic.values()), by_topic
+        if unlike := {topic: sorted(those) for topic, those in by_topic.items() if those != self._assigned}:
+            # one is missing, or has another number of partitions: whoever starts says which
+            end_hard(f"unlike_topics stage={self.spec.name} clock={sorted(self._assigned)} others={unlike}")
         self._assigned_in = self._app.rebalancing_count
 
     async def take(self) -> None:
@@ -755,7 +805,8 @@ class StageHost:
         places = [*self._places(mine), *((self._changelog, partition) for partition in mine)]
         starts = await self._ask(self._edges.starts, places, still)
         ends = await self._ask(self._edges.ends, places, still)
-        if starts is None or ends is None:
+        ids = await self._ask(self._edges.ids, list(self._inputs), still)
+        if starts is None or ends is None or ids is None:
             return
         restored = {}
         self._progress = dict.fromkeys(mine, 0.0)
@@ -779,7 +830,7 @@ class StageHost:
                 view = View(partition, rows.table)
                 for topic, name in self._inputs.items():
                     bounds = starts[topic, partition], ends[topic, partition]
-                    view.cursors[name] = self._first_offset(view, name, partition, bounds)
+                    view.cursors[name] = self._first_offset(view, name, partition, bounds, ids.get(topic))
                 self._table.update(rows.table)
                 epoch, next_offset = owners[partition]
                 self.owned[partition] = Owned(
@@ -837,20 +888,25 @@ class StageHost:
                 restored.take(record.key, record.value, record.headers)
         self._progress[partition] = 1.0
 
-    def _first_offset(self, view: View, topic: str, partition: int, bounds: tuple[int, int]) -> int:
+    def _first_offset(
+        self, view: View, topic: str, partition: int, bounds: tuple[int, int], topic_id: str | None
+    ) -> int:
+        """Say where to go on: at the cursor, unless the topic is another one than the cursor counts in."""
         start, end = bounds
-        cursor = view.cursors.get(topic)
+        cursor, kept_id = view.cursors.get(topic), view.ids.get(topic, topic_id)
+        if topic_id is not None:
+            view.ids[topic] = topic_id
         if cursor is None:
+            return start
+        if (topic_id is not None and kept_id != topic_id) or cursor > end:
+            self.counts.rewinds += 1
+            log.error(
+                "cursor.made_anew stage=%s topic=%s partition=%d cursor=%d end=%d was=%s is=%s: read from the beginning",
+                self.spec.name, topic, partition, cursor, end, kept_id, topic_id,
+            )  # fmt: skip
             return start
         if cursor < start:
             self._note_gap(topic, partition, cursor, start)
-            return start
-        if cursor > end:
-            self.counts.rewinds += 1
-            log.error(
-                "cursor.beyond_end stage=%s topic=%s partition=%d cursor=%d end=%d: the topic was made anew",
-                self.spec.name, topic, partition, cursor, end,
-            )  # fmt: skip
             return start
         return cursor
 
@@ -901,6 +957,7 @@ class StageHost:
             },
             state_rows=len(self._table),
             answered_s=self._answered_s,
+            refusal=self._refusal,
             lasting_s=min((at_s for at_s in waits_s if at_s is not None), default=None),
             waiting=self._sending + self._group.outputs,
             own=tuple(own),

@@ -39,6 +39,8 @@ class StageStatus:
         By topic and partition: offsets between the cursor and the end, as it was asked last.
     answered_s
         When the brokers last answered.
+    refusal
+        What they, or the client, said when they last did not.
     lasting_s
         When all that was read was last durable; None while it is.
     waiting
@@ -57,6 +59,7 @@ class StageStatus:
     lags: Mapping[tuple[str, int], int]
     state_rows: int
     answered_s: float
+    refusal: str
     lasting_s: float | None
     waiting: int
     own: tuple[Measure, ...]
@@ -74,7 +77,8 @@ def health_of(
             share = f" ({min(status.restoring.values()):.0%})" if status.restoring else ""
             unready.append(f"{status.stage}: waits for partitions, or restores them{share}")
         if now_s - status.answered_s > bounds.answer_wait_ms / 1000:
-            unready.append(f"{status.stage}: no answer from the brokers for {now_s - status.answered_s:.0f} s")
+            why = f": {status.refusal}" if status.refusal else ""
+            unready.append(f"{status.stage}: no answer from the brokers for {now_s - status.answered_s:.0f} s{why}")
     return Health(beats=dict(beat_ages), restored=restored, unready=tuple(unready))
 
 

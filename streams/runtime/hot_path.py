@@ -377,7 +377,7 @@ class HotPath:
 
     def _on_error(self, error: KafkaError) -> None:
         self._count_error(error)
-        if error.fatal():
+        if kafka.is_fatal(error):
             self._fatal = error
 
     def _count_error(self, error: KafkaError) -> None:
@@ -385,12 +385,12 @@ class HotPath:
         name = f"error_{error.name()}"
         self.counts[name] += 1
         now_s = time.monotonic()
-        if error.fatal() or now_s - self._logged_s.get(name, -ERROR_LOG_EVERY_S) >= ERROR_LOG_EVERY_S:
+        if kafka.is_fatal(error) or now_s - self._logged_s.get(name, -ERROR_LOG_EVERY_S) >= ERROR_LOG_EVERY_S:
             self._logged_s[name] = now_s
             log.warning(
                 "kafka.error code=%s fatal=%s count=%d error=%s",
                 error.name(),
-                error.fatal(),
+                kafka.is_fatal(error),
                 self.counts[name],
                 error.str(),
             )
@@ -954,7 +954,7 @@ class HotPath:
         if error is None or error.code() == _EOF:
             return
         self._count_error(error)
-        if error.fatal():
+        if kafka.is_fatal(error):
             raise KafkaException(error)
 
     # -- the edge, and the clock

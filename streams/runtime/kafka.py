@@ -113,6 +113,15 @@ def admin(settings: KafkaSettings, name: str = "admin") -> AdminClient:
     return AdminClient(_common(settings, name, None))
 
 
+def is_fatal(error: KafkaError) -> bool:
+    """Whether a client is done for.
+
+    A consumer that was fenced out of its group by a new member of its name says so with a code that means fatal, and not
+    in `fatal`; it then stays without partitions for ever.
+    """
+    return bool(error.fatal()) or error.code() == KafkaError._FATAL  # noqa: SLF001 -- so it is named in the client
+
+
 def topic_descriptions(client: AdminClient, names: Iterable[str], wait_s: float) -> Mapping[str, Future[Any]]:
     """Ask what topics are; each answer holds a `topic_id`, and a topic that is made anew gets another.
 

@@ -25,6 +25,7 @@ import msgspec
 from streams.runtime.stage_spec import Headers, Routed
 
 CURSOR_MARK = "@"
+ID_MARK = "#"
 ENTRY_MARK = "!"
 CLAIM = "!claim"
 EPOCH = "epoch"
@@ -77,14 +78,15 @@ def partition_of_key(key: bytes) -> int:
 
 @dataclass(slots=True)
 class Changes:
-    """What is to be made durable of one partition: rows (None: deleted), cursors by topic, and outputs.
+    """What is to be made durable of one partition: rows (None: deleted), cursors and ids by topic, and outputs.
 
-    >>> list(Changes({"a": b"1", "b": None}, {"findings": 8}).records(2))
-    [(b'2/a', b'1'), (b'2/b', None), (b'2/@findings', b'8')]
+    >>> list(Changes({"a": b"1", "b": None}, {"findings": 8}, {"findings": "Xb"}).records(2))
+    [(b'2/a', b'1'), (b'2/b', None), (b'2/@findings', b'8'), (b'2/#findings', b'Xb')]
     """
 
     rows: dict[str, bytes | None] = field(default_factory=dict)
     cursors: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     outputs: list[Routed] = field(default_factory=list)
 
     def records(self, partition: int) -> Iterator[tuple[bytes, bytes | None]]:
@@ -93,6 +95,8 @@ class Changes:
             yield table_key(partition, key), row
         for topic, offset in self.cursors.items():
             yield table_key(partition, f"{CURSOR_MARK}{topic}"), str(offset).encode()
+        for topic, topic_id in self.ids.items():
+            yield table_key(partition, f"{ID_MARK}{topic}"), topic_id.encode()
 
     @property
     def is_one(self) -> bool:
@@ -100,7 +104,7 @@ class Changes:
 
         A stage between two snapshots has outputs alone: it says them again from the last cursor, in the same words.
         """
-        records = len(self.rows) + len(self.cursors)
+        records = len(self.rows) + len(self.cursors) + len(self.ids)
         return records == 0 or (records == 1 and not self.outputs)
 
     def entry(self, partition: int, number: int) -> list[tuple[bytes, bytes]]:
@@ -152,7 +156,8 @@ class Restored:
     --------
     The entry is whole, its rows were never written; a stopped process then writes over one of them:
 
-    >>> changes = Changes({"a": b"1"}, {"findings": 8}, [Routed(topic="incidents", key=b"k", value=b"v", partition=2)])
+    >>> incident = Routed(topic="incidents", key=b"k", value=b"v", partition=2)
+    >>> changes = Changes({"a": b"1"}, {"findings": 8}, outputs=[incident])
     >>> changelog = Restored(2)
     >>> changelog.take(claim(2), b"", epoch_headers(1))
     >>> for key, value in changes.entry(2, number=0):

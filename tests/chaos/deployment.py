@@ -290,6 +290,7 @@ class Deployment:
 
 EXPECTED = {
     "silent_beyond_session": "silent beyond its session",
+    "_FATAL": "lost its name in the group",
     "FencedError": "met its successor's claim",
     "superseded": "met its successor's claim",
     "not_delivered": "writes not acknowledged in time",

@@ -354,7 +354,7 @@ def test_what_an_owner_left_half_done_is_made_good(bench: Bench) -> None:
         async with bench.worker([spec]):
             bench.events(1, range(1, 11))
             await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"10")
-        changes = Changes({"k1": b'{"n":11,"count":11}'}, {"events": 11}, [left])
+        changes = Changes({"k1": b'{"n":11,"count":11}'}, {"events": 11}, outputs=[left])
         for key, value in changes.entry(1, 0):
             bench.send(bench.settings.changelog("tally"), [value], 1, key, epoch_headers(bench.epoch("tally")))
         async with bench.worker([spec]):

@@ -38,8 +38,6 @@ checkpoint = "200 ms"
 
 [worker]
 instance = "one"
-session_timeout = "10 s"
-heartbeat = "1 s"
 hand_over_wait = "5 s"
 
 [models.employment]

@@ -24,7 +24,7 @@ delivery_wait = "2 s"
 request_wait = "2 s"
 
 [worker]
-session_timeout = "8 s"
+session_timeout = "20 s"
 heartbeat = "1 s"
 clock_wait = "10 s"
 restore_wait = "20 s"

@@ -50,12 +50,12 @@ def begin(tmp_path: Path) -> Iterator[Callable[[KafkaSettings], Worker]]:
 
 
 def write_batch(cluster: KafkaSettings, topic: str, values: Sequence[bytes], codec: str) -> None:
-    """Write values as one batch."""
+    """Write values as one batch, however long it takes to hand them over: `flush` does not wait for the linger."""
     others: dict[str, Any] = {
         "compression.type": codec,
         "message.max.bytes": 1_000_000_000,
         "batch.size": 1_000_000_000,
-        "linger.ms": 1_000,
+        "linger.ms": 600_000,
     }
     producer: Producer = clients.producer(cluster, "bomb", None, **others)
     for value in values:
