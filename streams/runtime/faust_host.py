@@ -790,7 +790,7 @@ class StageHost:
         self._assigned = by_topic[self._clock_topic]
         if unlike := {topic: sorted(those) for topic, those in by_topic.items() if those != self._assigned}:
             # one is missing, or has another number of partitions: whoever starts says which
-            end_hard(f"unlike_topics stage={self.spec.name} clock={sorted(self._assigned)} others={unlike}")
+            end_hard(f"unlike_topics stage={self.spec.name} clock={sorted(self._assigned)} error=others have {unlike}")
         self._assigned_in = self._app.rebalancing_count
 
     async def take(self) -> None:
@@ -901,7 +901,7 @@ class StageHost:
         if (topic_id is not None and kept_id != topic_id) or cursor > end:
             self.counts.rewinds += 1
             log.error(
-                "cursor.made_anew stage=%s topic=%s partition=%d cursor=%d end=%d was=%s is=%s: read from the beginning",
+                "cursor.made_anew stage=%s topic=%s partition=%d cursor=%d end=%d was=%s found=%s error=another topic, read from its beginning",
                 self.spec.name, topic, partition, cursor, end, kept_id, topic_id,
             )  # fmt: skip
             return start

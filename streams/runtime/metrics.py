@@ -119,7 +119,9 @@ METRICS: Mapping[str, Measured] = {
     "tocsin_stage_read_back_records_total": _counter("stage", "Records that Faust skipped and the cursor read back."),
     "tocsin_stage_empty_offsets_total": _counter("stage", "Offsets that held nothing when they were read back."),
     "tocsin_stage_foreign_rows_total": _counter("stage", "Rows of a worker that had lost the partition, overwritten."),
-    "tocsin_stage_topics_made_anew_total": _counter("stage", "Times that a topic ended before what was read of it."),
+    "tocsin_stage_topics_made_anew_total": _counter(
+        "stage", "Times that an input was another topic than the one that was read, and was read from its beginning."
+    ),
     "tocsin_stage_state_rows": _gauge("stage", "Rows of state of the partitions that are worked on."),
     # what they decide
     "tocsin_detect_ticks_total": _counter("partition", "Ticks that were judged."),

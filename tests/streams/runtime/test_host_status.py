@@ -1,0 +1,23 @@
+"""What a host of small stages publishes becomes answers of its probes."""
+
+from config.settings import ProbeSettings
+from streams.runtime.host_status import StageStatus, health_of
+
+BOUNDS = ProbeSettings(
+    address="127.0.0.1", port=0, answer_wait_ms=4_000, mismatch_wait_ms=60_000, silent_after_ms=60_000
+)
+
+
+def seen(answered_s: float, refusal: str) -> StageStatus:
+    return StageStatus(
+        stage="triage", moving=False, restored=True, owned=(0, 1), restoring={}, counts={}, rebalances=1, lags={},
+        state_rows=0, answered_s=answered_s, refusal=refusal, lasting_s=None, waiting=0, own=(),
+    )  # fmt: skip
+
+
+def test_who_does_not_answer_and_what_was_said_last_is_told() -> None:
+    said = "findings[1]: Broker: Unknown topic or partition"
+    [why] = health_of([seen(100.0, said)], {}, 131.0, BOUNDS).unready
+    assert why == f"triage: no answer from the brokers for 31 s: {said}"
+    assert health_of([seen(100.0, "")], {}, 131.0, BOUNDS).unready == ("triage: no answer from the brokers for 31 s",)
+    assert not health_of([seen(100.0, said)], {}, 103.0, BOUNDS).unready
