@@ -37,7 +37,7 @@ from schemas.fields import MalformedRecordError
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, FaustHost, HostSettings, Owned, StageHost
 from streams.runtime.stage_spec import Bytes, Headers, Routed, Rows, StageSpec
-from streams.runtime.write_ahead import Restored
+from streams.runtime.write_ahead import CURSOR_MARK, ID_MARK, Restored
 
 PARTITIONS = 4
 KEYS = 40
@@ -581,7 +581,7 @@ def judge_rows(world: World) -> dict[str, int]:
             name = key.decode().partition("/")[2]
             if name.startswith("t/"):
                 left += 1
-            elif not name.startswith("@"):
+            elif not name.startswith((CURSOR_MARK, ID_MARK)):
                 count = orjson.loads(value)["count"] if spec.name == "tally" else int(value)
                 wrong += count != last[name.removeprefix("k/")]
     return {"wrong": wrong, "timers left": left}

@@ -55,7 +55,7 @@ def write_batch(cluster: KafkaSettings, topic: str, values: Sequence[bytes], cod
         "compression.type": codec,
         "message.max.bytes": 1_000_000_000,
         "batch.size": 1_000_000_000,
-        "linger.ms": 600_000,
+        "linger.ms": 25_000,
     }
     producer: Producer = clients.producer(cluster, "bomb", None, **others)
     for value in values:

@@ -17,7 +17,9 @@ from schemas.window_stats import WindowStats
 from streams.runtime import topics
 from streams.runtime.topics import partition_of
 from tests.simulation import oracle
+from tests.simulation.join_oracle import Move
 from tests.simulation.simulation import SINKS, Simulation, incident_of
+from tests.simulation.stage_host import Event
 from tests.simulation.workload import TICK_MS
 
 TOCSIN = "tocsin"
@@ -39,11 +41,39 @@ class Verdict:
 def judge(run: Simulation) -> Verdict:
     """Judge a run that has come to rest."""
     verdict = Verdict()
+    _told(run, verdict)
     sums = _join(run, verdict)
     _detect(run, sums, verdict)
     _triage(run, verdict)
     _messages(run, verdict)
     return verdict
+
+
+def _told(run: Simulation, verdict: Verdict) -> None:
+    """Hold what each stage was told against what lies in its inputs: what a host skips, no oracle of a stage would miss.
+
+    Detect is told anew from its last snapshot on; its findings are compared with the join's sums instead.
+    """
+    for host in run.joins:
+        for topic, rows in host.logs.items():
+            there = [entry.value for entry in run.topics[topic, host.partition]]
+            _same_order(
+                f"source {host.partition}", topic, [one for one in rows if not isinstance(one, Move)], there, verdict
+            )
+    for (stage, sink), ledger in run.ledgers.items():
+        if stage == "detect":
+            continue
+        told = oracle.once(ledger.consumed)
+        for topic in run.specs[stage].inputs:
+            there = oracle.once(Event(topic, run.decoded(topic, entry)) for entry in run.topics[topic, sink])
+            ours = [event for event in told if event.topic == topic]
+            _same_order(f"{stage} {sink}", topic, ours, there, verdict)
+
+
+def _same_order(where: str, topic: str, ours: list[Any], there: list[Any], verdict: Verdict) -> None:
+    if ours != there:
+        place = next((at for at, (one, other) in enumerate(zip(ours, there, strict=False)) if one != other), -1)
+        verdict.conservation.append(f"{where}: read {len(ours)} of {len(there)} from {topic}, unlike from {place} on")
 
 
 def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:

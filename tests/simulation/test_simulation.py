@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from streams.runtime import topics
 from streams.runtime.segment_files import SegmentFiles
 from streams.stages.blocks import RunStore
 from tests.simulation.judge import judge
+from tests.simulation.logs import Entry, Log
 from tests.simulation.simulation import Chaos, Simulation
 
 ROUGH = Chaos(crash=0.01, stop=0.004, compact=0.01, lead_ticks=1, jump=0.02, jump_ms=600_000)
@@ -45,6 +47,22 @@ def test_a_clock_that_jumps_by_an_hour_forward_and_back_decides_nothing_twice(se
     assert verdict.conservation == []
     assert verdict.incidents == []
     assert run.back_ms > 1_800_000, "it went back by far"
+
+
+@pytest.mark.parametrize(
+    ("topic", "partition", "who"),
+    [(topics.OUTPUTS, 2, "source 2"), (topics.FINDINGS, 0, "triage 0"), (topics.INCIDENTS, 0, "escalate 0")],
+)
+def test_a_record_that_a_host_skips_is_a_fault(topic: str, partition: int, who: str) -> None:
+    run = Simulation(5)
+    log, hidden = run.topics[topic, partition], 0
+
+    def read(start: int, end: int) -> list[Entry]:
+        return [one for one in Log.read(log, start, end) if one.offset != hidden]
+
+    log.read = read  # type: ignore[method-assign]
+    run.run()
+    assert any(said.startswith(f"{who}: read ") for said in judge(run).conservation)
 
 
 class Rotten(SegmentFiles):
