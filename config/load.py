@@ -11,7 +11,7 @@ from typing import Literal
 
 from config.fault import Fault, SettingsError
 from config.lines import SettingPath, lines_of
-from config.reader import Branch, Given, Table, duration_text, layered
+from config.reader import Branch, Given, Table, cause_of, duration_text, layered
 from config.settings import (
     HOST,
     DetectSettings,
@@ -122,9 +122,8 @@ def _overspent(settings: Settings) -> list[str]:
 def _from_file(file: Path, faults: list[Fault]) -> Branch:
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        got = error.strerror if isinstance(error, OSError) and error.strerror else "bytes that are no UTF-8"
-        remedy = "name a file that exists, or leave --config out"
+    except (OSError, ValueError) as error:
+        got, remedy = cause_of(error), "name a file that exists, or leave --config out"
         faults.append(Fault(source=str(file), line=0, setting="", expected="a TOML file", got=got, remedy=remedy))
         return Branch({}, str(file), 0)
     return _from_text(str(file), text, faults)
@@ -266,9 +265,9 @@ def _security(table: Table) -> SecuritySettings:
         mechanism=table.choice("mechanism", ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")),
         username=table.text("username", "a name", "tocsin"),
         password=table.secret("password"),
-        ca_file=table.text("ca_file", "a path", "/etc/tocsin/ca.pem"),
-        certificate_file=table.text("certificate_file", "a path", "/etc/tocsin/client.pem"),
-        key_file=table.text("key_file", "a path", "/etc/tocsin/client.key"),
+        ca_file=table.path_of("ca_file", "/etc/tocsin/ca.pem"),
+        certificate_file=table.path_of("certificate_file", "/etc/tocsin/client.pem"),
+        key_file=table.path_of("key_file", "/etc/tocsin/client.key"),
         key_password=table.secret("key_password"),
     )
     if security.protocol.startswith("SASL"):
@@ -279,6 +278,9 @@ def _security(table: Table) -> SecuritySettings:
             expected = f"a password, for {security.protocol} needs one"
             remedy = "set TOCSIN__KAFKA__SECURITY__PASSWORD, or password_file"
             table.note("password", expected, "nothing", remedy, at="protocol")
+    if security.protocol.endswith("SSL"):
+        for name in ("ca_file", "certificate_file", "key_file"):
+            table.check_readable(name, getattr(security, name))
     table.close()
     return security
 
@@ -293,7 +295,7 @@ def _join(table: Table) -> JoinSettings:
         correction_wait_ms=table.duration("correction_wait", 0, 30 * _D),
         future_skew_ms=table.duration("future_skew", 0, _D),
         checkpoint_ms=table.duration("checkpoint", 100, _MIN),
-        folder=table.text("folder", "a path", "tocsin-data", pattern=r".+"),
+        folder=table.path_of("folder", "tocsin-data", needed=True),
         block_rows=table.whole("block_rows", 1_024, 65_536),
         orphans_bound_rows=table.whole("orphans_bound_rows", 1_000, 100_000_000),
         start=table.choice("start", ("earliest", "latest")),

@@ -166,10 +166,24 @@ class Table:
             return ""
         return given.value
 
+    def path_of(self, name: str, like: str, *, needed: bool = False) -> str:
+        """Read a path; empty where none is meant, unless it is `needed`. Whether anything lies there is not looked at."""
+        return self.text(name, "a path", like, pattern=rf"[^\0\n]{'+' if needed else '*'}")
+
+    def check_readable(self, name: str, path: str) -> None:
+        """Note a file that cannot be read; an empty path is none."""
+        try:
+            if path:
+                Path(path).open("rb").close()
+        except (OSError, ValueError) as error:
+            self.note(
+                name, "a file that can be read", cause_of(error), "name one that is there, readable by this process"
+            )
+
     def secret(self, name: str) -> str | None:
         """Read what only the environment may say, or a file that `NAME_file` names; None when neither does."""
         variable = f"TOCSIN__{self.name_of(name).replace('.', '__').upper()}"
-        file = self.text(f"{name}_file", "a path", f"/run/secrets/{name}")
+        file = self.path_of(f"{name}_file", f"/run/secrets/{name}")
         if not self.has(name):
             return self._secret_of(f"{name}_file", file) if file else None
         given = self._nodes[name]
@@ -186,9 +200,8 @@ class Table:
         remedy = "let it hold the secret, readable by this process, and nothing else"
         try:
             text = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            got = error.strerror if isinstance(error, OSError) and error.strerror else "bytes that are no UTF-8"
-            self.note(name, "a file that can be read", got, remedy)
+        except (OSError, ValueError) as error:
+            self.note(name, "a file that can be read", cause_of(error), remedy)
             return ""
         if not text:
             self.note(name, "a secret in this file", "nothing", remedy)
@@ -298,6 +311,17 @@ class Table:
                 near += difflib.get_close_matches(name, known, n=1, cutoff=0.6)
                 remedy = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
                 self.note(name, "a setting that Tocsin knows", _quoted(name), remedy)
+
+
+def cause_of(error: OSError | ValueError) -> str:
+    """Say why a file could not be read or written as text.
+
+    >>> cause_of(FileNotFoundError(2, "No such file or directory")), cause_of(ValueError("embedded null byte"))
+    ('No such file or directory', 'embedded null byte')
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are no UTF-8"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _as_float(value: float) -> float:

@@ -79,9 +79,24 @@ def run(words: Sequence[str]) -> int:
     except BrokenPipeError:  # somebody reads only the head of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.DONE
+    except Exception as error:
+        said = _of_the_client(error)
+        if said is None:
+            raise
+        complain(f"tocsin {words[0]}: {said}; look at [kafka.security] of the settings")
+        return Exit.SETTINGS
     finally:
         signal.signal(signal.SIGTERM, before)
     return status
+
+
+def _of_the_client(error: Exception) -> str | None:
+    """Return what the brokers' library does not take of its settings, None where it is not that which went wrong."""
+    from confluent_kafka import KafkaError, KafkaException  # noqa: PLC0415 -- `tocsin --help` needs none of it
+
+    if isinstance(error, KafkaException) and error.args[0].code() == KafkaError._INVALID_ARG:  # noqa: SLF001 -- its name
+        return str(error.args[0].str())
+    return None
 
 
 def _end(_signal: int, _frame: FrameType | None) -> NoReturn:

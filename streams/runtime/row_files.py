@@ -96,7 +96,7 @@ def _is_parquet(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             return opened.read(4) == b"PAR1"
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unusable(file, error) from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from config.fault import SettingsError
@@ -73,6 +73,7 @@ def test_five_faults_of_a_file_are_all_named_with_their_lines(
 
 @own_file
 @given(setting=st.sampled_from(SETTINGS), odd=st.sampled_from(ODD))
+@example(setting=("kafka", "security", "password_file"), odd='"\\u0000"')
 def test_any_value_of_any_setting_is_taken_or_named(tmp_path: Path, setting: tuple[str, ...], odd: str) -> None:
     file = tmp_path / "own.toml"
     file.write_text(".".join(f'"{name}"' for name in setting) + f" = {odd}\n")
@@ -93,6 +94,30 @@ def test_any_bytes_of_a_file_are_settings_or_faults(tmp_path: Path, data: st.Dat
     file = tmp_path / "own.toml"
     file.write_bytes(data.draw(mutated([DEFAULT_FILE.read_bytes(), RESPONSE_FILE.read_bytes(), FAULTY.encode()])))
     loaded(file, {})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "join.folder",
+        "channels.file.folder",
+        *(f"kafka.security.{name}_file" for name in ("ca", "certificate", "key", "password", "key_password")),
+    ],
+)
+def test_a_path_that_no_system_takes_is_a_fault_of_its_setting(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'{setting} = "a\\u0000b"\n')
+    assert run(["config", "check", str(file)]) == Exit.SETTINGS
+    assert f'own.toml:1: {setting}: expected a path, got "a\\x00b"; write' in capsys.readouterr().out
+
+
+def test_a_name_of_a_file_that_no_system_takes_is_named_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "check", "a\0b"]) == Exit.SETTINGS
+    assert run(["produce", "a\0b"]) == Exit.DATA
+    assert run(["schema", "--all", "a\0b"]) == Exit.DATA
+    assert capsys.readouterr().err.count("embedded null byte") == 2
 
 
 @pytest.mark.parametrize("text", ["a." * 3_000 + "b = 1", "[" * 100_000, "\ufeffa = 1", "\0", "a = 1\ra = 2"])

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,14 @@ class FileSettings(ChannelSettings, frozen=True, kw_only=True):
     """Where the files are; an address is the name of a file in `folder`."""
 
     folder: Annotated[str, Meta(min_length=1)]
+
+    @classmethod
+    def objections(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> Iterator[Objection]:
+        """Refuse what no system takes for a path."""
+        del environ
+        folder = raw.get("folder")
+        if isinstance(folder, str) and "\0" in folder:
+            yield Objection("folder", "a path", shown(folder), 'write for instance folder = "/var/spool/tocsin"')
 
     @classmethod
     def nowhere(cls, raw: Mapping[str, object], address: str) -> Objection | None:

@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from config.reader import cause_of
 from streams.runtime.terminal import CommandError, Exit, say
 
 
@@ -31,10 +32,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     names = [*RECORDS, *HEADERS]
     if arguments.all is not None:
-        arguments.all.mkdir(parents=True, exist_ok=True)
         for name in names:
             file = arguments.all / f"{name}.schema.json"
-            file.write_text(json.dumps(json_schema(name), indent=2) + "\n", encoding="utf-8")
+            try:
+                arguments.all.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(json_schema(name), indent=2) + "\n", encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise CommandError(Exit.DATA, f"{file} cannot be written: {cause_of(error)}") from None
             say(str(file))
     elif arguments.record is None:
         say("\n".join(names))

@@ -168,6 +168,30 @@ def test_a_channel_that_cannot_be_opened_is_named_at_its_place_and_its_secret_is
     assert "s3cret" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["status"], ["topics", "check"], ["worker", "all"], ["incidents", "list"]])
+def test_what_the_brokers_library_does_not_take_is_a_fault_of_the_settings(
+    words: Sequence[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_text("no certificate\n")
+    options = ["--broker", "localhost:1", "--security-protocol", "SSL", "--ca-file", str(authority)]
+    assert run([*words, *options]) == Exit.SETTINGS
+    said = capsys.readouterr().err
+    assert "ssl.ca.location failed" in said
+    assert "[kafka.security]" in said
+
+
+def test_schemas_that_cannot_be_written_are_a_fault_of_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["schema", "--all", str(tmp_path / "file")]) == Exit.DATA
+    assert "file/output.schema.json cannot be written: " in capsys.readouterr().err
+    (tmp_path / "closed.schema.json").mkdir()
+    assert run(["schema", "--all", str(tmp_path)]) == Exit.DATA
+    assert "closed.schema.json cannot be written: Is a directory" in capsys.readouterr().err
+
+
 KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ENDPOINT = (
     '[channels.webhook.endpoints]\nops = { url = "https://h.example/", secret_from = "OPS", allow_private = false }\n'
