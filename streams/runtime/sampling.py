@@ -12,6 +12,7 @@ import numpy as np
 from schemas.model import Model
 from streams.runtime.decode import Decoded, LabelEdge, Messages, OutputEdge
 from streams.runtime.reading import Read, Reader
+from streams.runtime.topics import TopicFault
 from streams.stages.batch import LabelBatch, OutputBatch
 
 MESSAGES = 25
@@ -33,6 +34,24 @@ class Sample:
     rows: int = 0
     misplaced: int = 0
     unlisted: Counter[str] = field(default_factory=Counter)
+
+    def fault(self, topic: str) -> TopicFault | None:
+        """Say what is wrong with the placement of the rows of `topic`, and what to do; None where nothing is.
+
+        >>> Sample(rows=100).fault("labels") is None
+        True
+        >>> str(Sample(rows=100, misplaced=74).fault("labels"))
+        'labels: 74 of the newest 100 rows lie in another partition than their prediction id says, so labels miss ...'
+        """
+        if not self.misplaced:
+            return None
+        return TopicFault(
+            topic,
+            f"{self.misplaced} of the newest {self.rows} rows lie in another partition than their prediction id says, so "
+            "labels miss their outputs",
+            "their producer must use the prediction id as key and place it by murmur2 (librdkafka: "
+            "partitioner=murmur2_random; Java: its default), then send them again",
+        )
 
 
 def sample(reader: Reader, models: Mapping[str, Model], topic: str) -> Sample:

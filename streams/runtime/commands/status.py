@@ -21,7 +21,7 @@ from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.lines import plain
 from streams.runtime.reading import TAIL, Reader, Told, counted_through_ms, told_time, wall_ms
-from streams.runtime.sampling import Sample, sample
+from streams.runtime.sampling import sample
 from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
 
 MUST = ("model-outputs", "labels", "window-stats", "findings", "clock", "incidents-latest", "dead-letters")
@@ -111,7 +111,7 @@ def look(reader: Reader, settings: Settings) -> Status:
         unlisted.update(one.unlisted)
     faults = [f"{name} is not there: `tocsin topics create` makes it" for name in missing]
     faults += [] if told.moves else [str(told)]
-    faults += [_misplaced(name, one) for name, one in samples.items() if one.misplaced]
+    faults += [str(fault) for name, one in samples.items() if (fault := one.fault(reader.topic(name))) is not None]
     return Status(
         faults=faults,
         hints=[*_behind(settings, told, joined, detected), *_unlisted(unlisted)],
@@ -151,14 +151,6 @@ def _detected(reader: Reader) -> dict[int, int]:
             continue
         through[read.partition] = max(through.get(read.partition, 0), mark.through_ms)
     return dict(sorted(through.items()))
-
-
-def _misplaced(topic: str, found: Sample) -> str:
-    return (
-        f"{found.misplaced} of the newest {found.rows} rows of {topic} lie in another partition than their prediction id "
-        "says, so labels miss their outputs: their producer must use the prediction id as key and place it by murmur2 "
-        "(librdkafka: partitioner=murmur2_random; Java: its default), then send them again"
-    )
 
 
 def _behind(settings: Settings, told: Told, joined: dict[int, int], detected: dict[int, int]) -> list[str]:

@@ -1,17 +1,20 @@
 """Create the topics of a deployment, or check that they are as they must be.
 
 tocsin topics create --config tocsin.toml    makes what is missing, touches nothing that is there
-tocsin topics check --config tocsin.toml     partition counts, retention, compaction, broker time
+tocsin topics check --config tocsin.toml     partition counts, retention, compaction, broker time, where rows lie
 tocsin topics list --json                    the table: key, partitions, retention, writers, readers
 """
 
 import argparse
+from collections.abc import Container
 
 from confluent_kafka import KafkaException
 
-from config.settings import KafkaSettings
+from config.settings import KafkaSettings, Settings
 from streams.runtime import kafka, topics
 from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
+from streams.runtime.reading import Reader
+from streams.runtime.sampling import sample
 from streams.runtime.terminal import CommandError, Exit, columns, complain, lasting, say, say_json
 
 
@@ -38,8 +41,9 @@ get, and how many copies, say kafka.input_partitions, kafka.output_partitions an
 
 CHECKS = """
 Compare the topics with what they must be, and change nothing: whether each is there, with as many partitions as the
-settings say, kept for as long, compacted where it holds state, and stamped by the broker's clock where it is an input. What
-is wrong is named with the remedy, and ends with 1.
+settings say, kept for as long, compacted where it holds state, and stamped by the broker's clock where it is an input; and
+whether the newest rows of both inputs lie where the join looks for them, which a producer with another partitioner does not
+see to. What is wrong is named with the remedy, and ends with 1.
 
   tocsin topics check --config tocsin.toml
   tocsin topics check --json
@@ -69,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             missing = [fault.topic for fault in faults if fault.problem == topics.NOT_THERE]
             faults = topics.create(client, settings.kafka, changelogs)
             made = [name for name in missing if name not in {fault.topic for fault in faults}]
+        faults += _astray(settings, {fault.topic for fault in faults if fault.problem == topics.NOT_THERE} | set(made))
     except (KafkaException, TimeoutError) as error:
         message = f"{settings.kafka.broker}: {kafka.refusal(client, error)}; is the address right, and may we ask about topics?"
         raise CommandError(Exit.BROKER, message) from None
@@ -86,6 +91,18 @@ def run(arguments: argparse.Namespace) -> int:
         new = f", {len(made)} of them new" if made else ""
         complain(f"all topics are there{new}, and as they must be")
     return Exit.NOT_SO if faults else Exit.DONE
+
+
+def _astray(settings: Settings, without_rows: Container[str]) -> list[topics.TopicFault]:
+    """Look at the newest rows of both inputs: a producer with another partitioner shows itself nowhere else."""
+    with Reader(settings.kafka) as reader:
+        names = {name: reader.topic(name) for name in (topics.OUTPUTS, topics.LABELS)}
+        found = [
+            sample(reader, settings.models, name).fault(topic)
+            for name, topic in names.items()
+            if topic not in without_rows
+        ]
+    return [fault for fault in found if fault is not None]
 
 
 def _list(arguments: argparse.Namespace, prefix: str, settings: KafkaSettings) -> int:
