@@ -54,11 +54,12 @@ def test_a_clock_that_jumps_by_an_hour_forward_and_back_decides_nothing_twice(se
     [(topics.OUTPUTS, 2, "source 2"), (topics.FINDINGS, 0, "triage 0"), (topics.INCIDENTS, 0, "escalate 0")],
 )
 def test_a_record_that_a_host_skips_is_a_fault(topic: str, partition: int, who: str) -> None:
-    run = Simulation(5)
-    log, hidden = run.topics[topic, partition], 0
+    run = Simulation(5, Chaos(crash=0.0, stop=0.0, compact=0.0, lead_ticks=1, jump=0.0, jump_ms=0))
+    log = run.topics[topic, partition]
 
     def read(start: int, end: int) -> list[Entry]:
-        return [one for one in Log.read(log, start, end) if one.offset != hidden]
+        first = Log.read(log, 0, 1)  # what is known already stands in the place of the third
+        return [first[0]._replace(offset=2) if one.offset == 2 else one for one in Log.read(log, start, end)]
 
     log.read = read  # type: ignore[method-assign]
     run.run()
