@@ -196,23 +196,26 @@ def _failed(failure: Failure) -> DetectionResult:
 
 
 def confidence_drop_detector(
-    outputs: Sequence[Mapping[str, Any]],
+    outputs: Sequence[Mapping[str, Any]] | None,
     labels: Sequence[Any] | None = None,  # noqa: ARG001 -- every detector is asked alike
     window_size: int = 100,
     threshold: float = 0.7,
 ) -> DetectionResult:
     """Tell whether the mean confidence of the last outputs is below a limit set by a person.
 
-    An output that has no `confidence`, or none that is a finite number, is left out and counted: it is not an
-    unsure answer. A mean over nothing detects nothing. Its severity is always HIGH, as an absolute limit that somebody
-    chose; for drops against the model's own past use `Tocsin`.
+    It answers as the playbook's does, but where that would ring for no drop, stay silent over one, or raise: an output that
+    has no `confidence`, or none that is a finite number, is left out and counted, for it is no unsure answer; and a mean over
+    nothing detects nothing. Its severity is always HIGH, as an absolute limit that somebody chose; for drops against the
+    model's own past use `Tocsin`.
 
     Parameters
     ----------
+    outputs
+        The latest last; None is none.
     window_size
-        Latest outputs that are looked at, at least 1.
+        Latest outputs that are looked at; 0 is all of them, a negative number all but so many of the first.
     threshold
-        Limit of the mean, in the unit of `confidence`.
+        Limit of the mean, in the unit of `confidence`; true counts as 1, false as 0.
 
     Examples
     --------
@@ -221,14 +224,12 @@ def confidence_drop_detector(
     >>> confidence_drop_detector([{}, {"confidence": None}]).message
     'No confidence in any of 2 outputs: nothing to compare'
     """
-    if window_size < 1:
-        raise ValueError(f"window_size: expected at least 1 output, got {window_size}")
-    recent = outputs[-window_size:]
+    recent = () if outputs is None else outputs[-window_size:]
     known = [value for output in recent if (value := _finite(output.get("confidence"))) is not None]
-    mean = math.fsum(known) / len(known) if known else 0.0
+    mean = sum(known) / len(known) if known else 0.0
     detected = bool(known) and mean < threshold
     missing = len(recent) - len(known)
-    if not recent:
+    if not len(recent):
         message = "No outputs to evaluate"
     elif not known:
         message = f"No confidence in any of {missing} outputs: nothing to compare"
@@ -249,10 +250,10 @@ def confidence_drop_detector(
 def _finite(value: object) -> float | None:
     """Return a number as it was meant, None for what is none.
 
-    >>> _finite(1), _finite("0.9"), _finite(float("nan")), _finite(True)
-    (1.0, None, None, None)
+    >>> _finite(True), _finite("0.9"), _finite(float("nan"))
+    (1.0, None, None)
     """
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if not hasattr(value, "__float__"):
         return None
     number = float(value)
     return number if math.isfinite(number) else None

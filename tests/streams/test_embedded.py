@@ -2,7 +2,9 @@
 
 import logging
 import math
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,8 +133,36 @@ def test_only_the_latest_outputs_count() -> None:
     outputs = [{"confidence": 0.1}] * 10 + [{"confidence": 0.9}] * 2
     assert not confidence_drop_detector(outputs, window_size=2).detected
     assert confidence_drop_detector(outputs, window_size=12).detected
-    with pytest.raises(ValueError, match="window_size"):
-        confidence_drop_detector(outputs, window_size=0)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "window_size", "mean", "message"),
+    [
+        (None, 100, 0.0, "No outputs to evaluate"),
+        ([], 100, 0.0, "No outputs to evaluate"),
+        ([{"confidence": 0.2}] * 5 + [{"confidence": 0.9}], 0, 1.9 / 6, "Average confidence 0.317 vs threshold 0.7"),
+        ([{"confidence": 0.2}] * 5 + [{"confidence": 0.9}], -5, 0.9, "Average confidence 0.900 vs threshold 0.7"),
+        ([{"confidence": True}, {"confidence": False}], 100, 0.5, "Average confidence 0.500 vs threshold 0.7"),
+    ],
+)
+def test_odd_calls_are_answered_as_the_playbooks_code_answers_them(
+    outputs: list[dict[str, Any]] | None, window_size: int, mean: float, message: str
+) -> None:
+    result = confidence_drop_detector(outputs, window_size=window_size)
+    assert result.message == message
+    assert result.metric_value == pytest.approx(mean)
+    assert result.detected is (message.startswith("Average") and mean < 0.7)
+
+
+def test_where_the_playbooks_code_would_divide_by_nothing_nothing_is_detected() -> None:
+    assert confidence_drop_detector([{"confidence": 0.1}], window_size=-5).message == "No outputs to evaluate"
+
+
+def test_the_readmes_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})  # noqa: S102 -- what stands there is ours
+    assert capsys.readouterr().out == "IncidentSeverity.HIGH Average confidence 0.400 vs threshold 0.7\n"
 
 
 class Service:
