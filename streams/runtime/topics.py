@@ -39,6 +39,8 @@ FINDINGS, LEDGER, DEPLOYMENTS = "findings", "ledger", "deployments"
 ACTIONS, INCIDENTS, INCIDENTS_LATEST = "incident-actions", "incidents", "incidents-latest"
 NOTIFICATIONS, RECEIPTS, DEAD_LETTERS, SILENCES = "notifications", "receipts", "dead-letters", "silences"
 
+STAGES = ("join", "detect", "triage", "escalate", "notify")
+
 NOT_THERE = "is not there"
 LOOK_AGAIN_S = 0.1
 
@@ -111,7 +113,7 @@ def _topic(
 
 _BY_ID = "murmur2 of the prediction id"
 _BY_MODEL = "murmur2 of the model"
-_STAGES = "join, detect, triage, escalate, notify"
+_STAGES = ", ".join(STAGES)
 
 TOPICS: Mapping[str, Topic] = {
     one.name: one
@@ -134,12 +136,12 @@ TOPICS: Mapping[str, Topic] = {
         _topic(DEPLOYMENTS, "model", _BY_MODEL, "OUT", 400 * DAY_MS, "people -> detect, triage"),
         _topic(ACTIONS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "people, escalate, notify -> triage"),
         _topic(INCIDENTS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "triage -> escalate, notify, consumers"),
-        _topic(INCIDENTS_LATEST, "incident id", _BY_MODEL, "OUT", None, "triage -> command line, console, consumers"),
+        _topic(INCIDENTS_LATEST, "incident id", _BY_MODEL, "OUT", None, "triage -> command line, consumers"),
         _topic(NOTIFICATIONS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "escalate -> notify"),
         _topic(RECEIPTS, "notification id", _BY_MODEL, "OUT", 400 * DAY_MS, "notify -> escalate, notify"),
         _topic(DEAD_LETTERS, "topic, partition, offset, row", "that of the source", "OUT", 30 * DAY_MS,
                _STAGES + ", command line -> command line"),
-        _topic(SILENCES, "own id", "the one", "1", None, "entry points -> triage, escalate, notify"),
+        _topic(SILENCES, "own id", "the one", "1", None, "nobody yet -> nobody yet"),  # it is made before there are any
     )
 }  # fmt: skip
 """Every topic by name, without prefix; the changelogs of the stages' tables come on top, named by their hosts."""

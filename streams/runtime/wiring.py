@@ -21,11 +21,11 @@ from streams.runtime.hot_path import HotPath, HotPathSettings
 from streams.runtime.join_status import Status
 from streams.runtime.sender import Sender
 from streams.runtime.stage_spec import StageSpec
+from streams.runtime.topics import STAGES
 from streams.stages.join import JoinSettings
 from streams.stages.notify import Attempt
 
-SMALL_STAGES = ("detect", "triage", "escalate", "notify")
-STAGES = ("join", *SMALL_STAGES)
+SMALL_STAGES = STAGES[1:]
 
 
 def join_settings(settings: Settings) -> JoinSettings:

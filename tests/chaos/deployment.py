@@ -20,7 +20,8 @@ from config.settings import Settings
 from streams.runtime import kafka, topics
 from streams.runtime.sending import send_all
 from streams.runtime.terminal import Exit
-from streams.runtime.wiring import STAGES, table_changelogs
+from streams.runtime.topics import STAGES
+from streams.runtime.wiring import table_changelogs
 from tests.chaos.receiver import SECRET
 from tests.simulation import workload
 from tests.simulation.workload import baselines

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from streams.runtime.wiring import STAGES
+from streams.runtime.topics import STAGES
 from tests.chaos.deployment import SESSION_S
 from tests.chaos.world import TICK_S, World
 

@@ -22,7 +22,7 @@ from schemas.label import Label
 from schemas.output import Output
 from streams.runtime.producer import Rows
 from streams.runtime.terminal import Exit
-from streams.runtime.wiring import STAGES
+from streams.runtime.topics import STAGES
 from tests.integration.conftest import NOT_FETCHED, no_kafka
 
 ROOT = Path(__file__).parents[2]

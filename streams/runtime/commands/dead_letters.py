@@ -25,9 +25,9 @@ from streams.runtime.sending import Sending
 from streams.runtime.sent_again import MOST_OPEN, REPLAYED, Place, Reason, Survey, headers_of
 from streams.runtime.stage_spec import Routed
 from streams.runtime.terminal import CommandError, Exit, Progress, columns, complain, say, say_json
-from streams.runtime.topics import DEAD_LETTERS, TOPICS
+from streams.runtime.topics import DEAD_LETTERS, STAGES, TOPICS
 
-READ = {name for name, topic in TOPICS.items() if topic.read_by != ("command line",)}
+READ = {name for name, topic in TOPICS.items() if set(STAGES) & set(topic.read_by)}
 """Topics whose records a stage may refuse."""
 MARK_EVERY = 500
 """Records after which is written that they were sent again: so many may be sent twice when this command is killed."""

@@ -1,4 +1,4 @@
-"""Say how far each stage has come, what is open, and what is missing.
+"""Say how far each stage has come, what is open, what was spent of the budget, and what is missing.
 
   tocsin status --config tocsin.toml           for people
   tocsin status --config tocsin.toml --json    one object, for a probe
@@ -22,9 +22,10 @@ from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.lines import plain
 from streams.runtime.reading import TAIL, Reader, Told, counted_through_ms, told_time, wall_ms
 from streams.runtime.sampling import sample
+from streams.runtime.spending import Spending, spending
 from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
 
-MUST = ("model-outputs", "labels", "window-stats", "findings", "clock", "incidents-latest", "dead-letters")
+MUST = ("model-outputs", "labels", "window-stats", "findings", "ledger", "clock", "incidents-latest", "dead-letters")
 BEHIND_MS = 60_000
 """How far beyond what the waits explain a stage may be behind before it is asked whether it runs."""
 MOST_LETTERS = 10_000
@@ -52,6 +53,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Of the same, those of models that the settings do not list, by model.
     open_incidents
         By severity, for instance `SEV-2`.
+    spending
+        What was spent of the budget of false pages in the last week, by model and ledger.
     dead_letters, dead_letters_all
         How many refusals are kept, without the marks of what was sent again, among the newest `MOST_LETTERS` records of
         each partition; whether that is all of them.
@@ -68,6 +71,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     misplaced_rows: dict[str, int]
     unlisted_rows: dict[str, int]
     open_incidents: dict[str, int]
+    spending: Spending
     dead_letters: int
     dead_letters_all: bool
 
@@ -124,6 +128,7 @@ def look(reader: Reader, settings: Settings) -> Status:
         misplaced_rows={name: one.misplaced for name, one in samples.items()},
         unlisted_rows=unlisted,
         open_incidents=dict(sorted(Counter(one.severity.display for one in open_ones).items())),
+        spending=spending(reader, settings.budget()),
         dead_letters=letters,
         dead_letters_all=are_all,
     )
@@ -190,6 +195,7 @@ def _tell(status: Status, settings: Settings) -> None:
             say("\n".join(columns((what, "through", "behind now"), rows)))
         else:
             say(f"{what:<13}  nothing yet")
+    _tell_spending(status.spending)
     said = ", ".join(f"{count} of {severity}" for severity, count in status.open_incidents.items())
     say(f"open           {said or 'no incident'}")
     say(
@@ -200,3 +206,21 @@ def _tell(status: Status, settings: Settings) -> None:
         say(f"wrong          {fault}")
     for hint in status.hints:
         say(f"look at        {hint}")
+
+
+def _tell_spending(spending: Spending) -> None:
+    if not spending.rows:
+        say("spent          nothing yet")
+        return
+    least = "" if spending.all else "at least "
+    head = ("spent", "ledger", f"in the week to {at(spending.to_ms)}", "budget of a week")
+    rows = [
+        (
+            f"  {plain(one.model)}",
+            one.ledger,
+            f"{least}{one.spent:.3g}",
+            "none: not in the settings" if one.per_week is None else f"{one.per_week:.3g}",
+        )
+        for one in spending.rows
+    ]
+    say("\n".join(columns(head, rows)))

@@ -19,7 +19,8 @@ from streams.runtime import kafka, logs, topics, worker
 from streams.runtime.commands.common import add_settings, settings_of
 from streams.runtime.probes import ListenError
 from streams.runtime.terminal import CommandError, Exit
-from streams.runtime.wiring import STAGES, table_changelogs
+from streams.runtime.topics import STAGES
+from streams.runtime.wiring import table_changelogs
 
 log = logging.getLogger("tocsin.worker")
 

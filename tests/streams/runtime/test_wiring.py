@@ -6,6 +6,8 @@ import pytest
 
 from config.load import load
 from config.settings import Settings
+from streams.runtime import specs
+from streams.runtime.topics import CLOCK, STAGES, TOPICS
 from streams.runtime.wiring import host_settings, hot_path_settings
 
 
@@ -24,3 +26,19 @@ def test_a_worker_without_a_name_comes_and_goes() -> None:
     settings = told("")
     assert hot_path_settings(settings, clock="wall").instance_id is None
     assert host_settings(settings, "triage", writes_clock=True).instance_id is None
+
+
+def test_the_table_of_topics_names_the_stages_that_read_and_nobody_who_is_not_there() -> None:
+    settings = told("")
+    small = [
+        specs.detect_spec(settings),
+        specs.triage_spec(settings),
+        specs.escalate_spec(settings),
+        specs.notify_spec(settings, lambda _: None),
+    ]
+    reads = {spec.name: {*spec.inputs, CLOCK} for spec in small}
+    reads["join"] = {"model-outputs", "labels", "pending-changelog", "baselines", CLOCK}
+    for stage in STAGES:
+        assert {name for name, topic in TOPICS.items() if stage in topic.read_by} == reads[stage], stage
+    others = {reader for topic in TOPICS.values() for reader in topic.read_by} - set(STAGES)
+    assert others == {"command line", "consumers", "nobody yet"}

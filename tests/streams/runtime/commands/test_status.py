@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from confluent_kafka import murmur2
@@ -15,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.dead_letter import DeadLetter, SentAgain
+from schemas.ledger_entry import LedgerEntry
 from schemas.through import Through
 from streams.runtime.cli import run
 from streams.runtime.commands.status import MUST
@@ -147,6 +149,88 @@ def test_rows_where_the_join_does_not_look_for_them_are_not_so_with_the_remedy(t
     shown = tocsin("status")[1]
     assert "\x1b" not in shown
     assert "models that the settings do not list" in shown
+
+
+HOUR_MS, WEEK_MS = 3_600_000, 604_800_000
+
+
+def entry(
+    model: str,
+    hour: int,
+    spent: float,
+    *,
+    reason: Literal["base", "lump", "ticket"] = "base",
+    detector: str = "raw_error",
+) -> bytes:
+    """Return what was spent in the hour that ended so many hours ago."""
+    to_ms = NOW_MS - hour * HOUR_MS
+    ledger: Literal["page", "ticket"] = "ticket" if reason == "ticket" else "page"
+    return LedgerEntry(
+        model=model, detector=detector, ledger=ledger, from_ms=to_ms - HOUR_MS, to_ms=to_ms, reason=reason, spent=spent,
+        lanes=1, alarms=0, decided_at_ms=to_ms,
+    ).encode()  # fmt: skip
+
+
+@pytest.fixture
+def two_models(tmp_path: Path) -> str:
+    file = tmp_path / "two.toml"
+    file.write_text('[models.a]\nkind = "text"\ntier = "critical"\n[models.b]\nkind = "text"\ntier = "standard"\n')
+    return str(file)
+
+
+def test_what_was_spent_in_the_last_week_stands_beside_the_budget(
+    tocsin: Tocsin, put: Put, broker: str, two_models: str
+) -> None:
+    prefix = "spent."
+    for topic in MUST:
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    options = ("--topic-prefix", prefix, "--config", two_models)
+    assert "spent          nothing yet" in tocsin("status", *options)[1]
+    put(prefix + "ledger", None, b"no entry", 0)
+    for partition, record in [
+        (0, entry("a", 7 * 24, 64.0)),  # ended a week ago
+        (0, entry("a", 7 * 24 - 1, 0.25)),
+        (0, entry("a", 1, 0.125)),
+        (0, entry("a", 1, 0.125)),  # written twice
+        (0, entry("a", 1, 0.0625, detector="silence")),
+        (0, entry("a", 1, 0.01, reason="lump")),
+        (0, entry("a", 0, 2.0, reason="ticket")),
+        (1, entry("b", 3, 0.5)),
+        (1, entry("gone", 3, 0.5)),
+    ]:
+        put(prefix + "ledger", None, record, partition)
+    _, out, err = tocsin("status", "--json", *options)
+    found = json.loads(out)["spending"]
+    assert (found["to_ms"], found["to_ms"] - found["from_ms"], found["all"]) == (NOW_MS, WEEK_MS, True)
+    rows = {(one["model"], one["ledger"]): (one["spent"], one["per_week"]) for one in found["rows"]}
+    assert rows == {
+        ("a", "page"): (0.4475, pytest.approx(2 / 3)),
+        ("a", "ticket"): (2.0, pytest.approx(40 / 3)),
+        ("b", "page"): (0.5, pytest.approx(1 / 3)),
+        ("gone", "page"): (0.5, None),
+    }
+    assert "1 records of spent.ledger cannot be read" in err
+    shown = " ".join(tocsin("status", *options)[1].split())
+    assert f"spent ledger in the week to {at(NOW_MS)} budget of a week a page 0.448 0.667 a ticket 2 13.3" in shown
+    assert "gone page 0.5 none: not in the settings" in shown
+
+
+def test_a_ledger_too_long_to_be_read_is_said_to_be_at_least_so_much(
+    tocsin: Tocsin, put: Put, broker: str, two_models: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = "long."
+    for topic in MUST:
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    for hour in range(9, -1, -1):
+        put(prefix + "ledger", None, entry("a", hour, 0.01), 0)
+    options = ("status", "--topic-prefix", prefix, "--config", two_models)
+    monkeypatch.setattr("streams.runtime.spending.LOOKS", (2, 5))
+    assert "at least 0.05 " in tocsin(*options)[1]
+    monkeypatch.setattr("streams.runtime.spending.LOOKS", (2, 10))
+    assert " 0.1 " in tocsin(*options)[1]
+    put(prefix + "ledger", None, entry("a", -7 * 24 + 2, 0.02), 0)
+    monkeypatch.setattr("streams.runtime.spending.LOOKS", (5,))
+    assert " 0.04 " in tocsin(*options)[1], "what was read reaches a week back"
 
 
 def test_a_prefix_under_which_nothing_lies_is_not_so(tocsin: Tocsin) -> None:
