@@ -36,10 +36,13 @@ def history(half: "Half", count: int, *, closes: bool) -> None:
     half.now_ms = half.start_ms + count * MINUTE + HOUR
 
 
-def test_t4a_closed_incidents_replayed_into_an_empty_system_send_nothing(make_half: Callable[..., "Half"]) -> None:
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_t4a_closed_incidents_replayed_into_an_empty_system_send_nothing(
+    make_half: Callable[..., "Half"], count: int
+) -> None:
     half = make_half()
-    history(half, 200, closes=True)
-    assert len(half.latest) == 200
+    history(half, count, closes=True)
+    assert len(half.latest) == count
     assert not half.attempts
     half.run(half.now_ms + QUARTER, QUARTER)
     half.run(half.now_ms + HOUR)
