@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from types import GenericAlias
-from typing import Any, ClassVar, Generic, Literal, get_args
+from typing import Any, ClassVar, Generic, Union, get_args
 
 import msgspec
 import numpy as np
@@ -30,10 +30,10 @@ from msgspec import UNSET, UnsetType
 
 from detectors.binning import ABSENT_STATE, NAME, NULL_STATE, NUMBER, confidence_of
 from schemas.dead_letter import DeadLetter
-from schemas.fields import REFUSALS, MalformedRecordError, Value, described, malformed
-from schemas.label import Version
+from schemas.fields import REFUSALS, MalformedRecordError, Record, Value, described, malformed
+from schemas.label import Label
 from schemas.model import Model
-from schemas.output import Millis, Name, Share
+from schemas.output import Name, Output
 from streams.runtime import plain
 from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, identity_hashes, number_bits
 from streams.runtime.plain import EMPTY_IS_ABSENT, OF_MODELS, Kind, Scanned, Scanner, Scope, Wanted
@@ -185,6 +185,24 @@ class _Taken:
         return Coded(self.column(name, np.int32), self.codes_of(name).names())
 
 
+def _fields_of(record: type[Record], required: Sequence[str], absent: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return the fields of a record that become columns, as the record defines them; `absent` stands for what is not there.
+
+    >>> _fields_of(Label, (), {"version": -1})
+    [('version', typing.Annotated[int, msgspec.Meta(ge=0, le=4611686018427387904)], -1)]
+    """
+    defined = {field.name: field for field in msgspec.structs.fields(record)}
+    assert all(defined[name].required for name in required)
+    assert not any(defined[name].required for name in absent)
+    fields = []
+    for name in (*required, *absent):
+        of = defined[name].type
+        if UnsetType in get_args(of):
+            of = Union[tuple(one for one in get_args(of) if one is not UnsetType)]  # noqa: UP007 -- made, not written
+        fields.append((name, of, absent.get(name, msgspec.NODEFAULT)))
+    return fields
+
+
 class Edge(ABC, Generic[BatchT]):
     """Decodes the messages of one topic.
 
@@ -198,6 +216,8 @@ class Edge(ABC, Generic[BatchT]):
 
     topic: ClassVar[str]
     record: ClassVar[str]
+    fields: ClassVar[Sequence[tuple[str, Any, Any]]]
+    """Name, type and default (`NODEFAULT`: required) of each field of a row that becomes a column."""
     kinds: ClassVar[Mapping[str, tuple[Kind, int]]]
     """What `plain` is told of each field: what it is, and which column of its kind."""
 
@@ -209,16 +229,11 @@ class Edge(ABC, Generic[BatchT]):
         self._row = msgspec.json.Decoder(self._row_type).decode
         self._table_type, self._absent = self._table_struct()
         self._table = msgspec.json.Decoder(self._table_type).decode
-        self._nullable = {name for name, _, default in self._fields() if default not in (msgspec.NODEFAULT, None)}
+        self._nullable = {name for name, _, default in self.fields if default not in (msgspec.NODEFAULT, None)}
         self._tables_first = False  # what came last: decides what is tried first, never what a message is
         self._scanner = Scanner(self._wanted()) if plain.library() else None
 
     # -- what a row is
-
-    @staticmethod
-    @abstractmethod
-    def _fields() -> list[tuple[str, Any, Any]]:
-        """Name, type and default (`NODEFAULT`: required) of each field of a row that becomes a column."""
 
     @staticmethod
     def _declared(models: Mapping[str, Model]) -> dict[str, tuple[str, ...]]:
@@ -237,7 +252,7 @@ class Edge(ABC, Generic[BatchT]):
     def _row_struct(self) -> type[msgspec.Struct]:
         fields = [
             (name, kind) if default is msgspec.NODEFAULT else (name, kind, default)
-            for name, kind, default in self._fields()
+            for name, kind, default in self.fields
         ]
         for group, names in self._groups.items():
             kind, absent = (Value, _ABSENT) if group == "features" else (str, None)
@@ -256,7 +271,7 @@ class Edge(ABC, Generic[BatchT]):
         fields: list[Any] = []
         rename: dict[str, str] = {}
         absent: dict[str, Any] = {}
-        for name, kind, default in self._fields():
+        for name, kind, default in self.fields:
             if name in _GROUPS:  # a column a class, whose names only the message knows
                 continue
             if default is msgspec.NODEFAULT:
@@ -284,7 +299,7 @@ class Edge(ABC, Generic[BatchT]):
         """Return what `plain` is to look for."""
         wanted = [Wanted(model, Scope.NUMERIC_MODEL, Kind.REFUSED) for model in self._numeric_models]
         wanted += [Wanted("rows", Scope.ROW, Kind.ROWS), Wanted("columns", Scope.ROW, Kind.COLUMNS)]
-        for name, of, default in self._fields():
+        for name, of, default in self.fields:
             kind, column = self.kinds[name]
             low, high = _limits(name, kind, of)
             row = Wanted(name, Scope.ROW, kind, column, low, high, required=default is msgspec.NODEFAULT)
@@ -378,7 +393,7 @@ class Edge(ABC, Generic[BatchT]):
         )
 
     def _decoded_here(self, messages: Messages, values: Sequence[bytes]) -> Decoded[BatchT]:
-        names = [name for name, _, _ in self._fields()]
+        names = [name for name, _, _ in self.fields]
         names += [f"{group}_{number}" for group, inner in self._groups.items() for number in range(len(inner))]
         taken = _Taken(messages, {name: [] for name in names})
         while (at := len(taken.of_message)) < len(values):
@@ -412,7 +427,7 @@ class Edge(ABC, Generic[BatchT]):
             return
         names = iter(taken.columns)
         by_field = zip(*map(msgspec.structs.astuple, rows), strict=True)
-        plain = len(self._fields())
+        plain = len(self.fields)
         for number, column in enumerate(by_field):
             if number < plain:
                 taken.columns[next(names)] += column
@@ -661,6 +676,11 @@ class OutputEdge(Edge[OutputBatch]):
 
     topic = "model-outputs"
     record = "output"
+    fields = _fields_of(
+        Output,
+        ("prediction_id", "model", "made_at_ms", "prediction"),
+        {"version": None, "score": _ABSENT, "probabilities": None},
+    )
     kinds: ClassVar[Mapping[str, tuple[Kind, int]]] = {
         "prediction_id": (Kind.ID, 0),
         "model": (Kind.NAME, 0),
@@ -678,18 +698,6 @@ class OutputEdge(Edge[OutputBatch]):
                 kinds.setdefault(name, set()).add(kind)
         self._numeric = {name for name, said in kinds.items() if said == {"numeric"}}
         super().__init__(models, partitions)
-
-    @staticmethod
-    def _fields() -> list[tuple[str, Any, Any]]:
-        return [
-            ("prediction_id", Name, msgspec.NODEFAULT),
-            ("model", Name, msgspec.NODEFAULT),
-            ("made_at_ms", Millis, msgspec.NODEFAULT),
-            ("prediction", str | int | float, msgspec.NODEFAULT),
-            ("version", str, None),
-            ("score", Share, _ABSENT),
-            ("probabilities", dict[str, Share], None),
-        ]
 
     @staticmethod
     def _declared(models: Mapping[str, Model]) -> dict[str, tuple[str, ...]]:
@@ -810,6 +818,11 @@ class LabelEdge(Edge[LabelBatch]):
 
     topic = "labels"
     record = "label"
+    fields = _fields_of(
+        Label,
+        ("prediction_id", "model", "labelled_at_ms", "label"),
+        {"version": -1, "made_at_ms": -1, "source": "system", "retracted": False},
+    )
     kinds: ClassVar[Mapping[str, tuple[Kind, int]]] = {
         "prediction_id": (Kind.ID, 0),
         "model": (Kind.NAME, 0),
@@ -820,19 +833,6 @@ class LabelEdge(Edge[LabelBatch]):
         "source": (Kind.CHOICE, 0),
         "retracted": (Kind.BOOL, 0),
     }
-
-    @staticmethod
-    def _fields() -> list[tuple[str, Any, Any]]:
-        return [
-            ("prediction_id", Name, msgspec.NODEFAULT),
-            ("model", Name, msgspec.NODEFAULT),
-            ("labelled_at_ms", Millis, msgspec.NODEFAULT),
-            ("label", str | int | float, msgspec.NODEFAULT),
-            ("version", Version, -1),
-            ("made_at_ms", Millis, -1),
-            ("source", Literal["system", "review", "user"], "system"),
-            ("retracted", bool, False),
-        ]
 
     def _settle(self, taken: _Taken, columns: Columns, ids: Sequence[str]) -> None:
         del ids

@@ -1,8 +1,10 @@
 """Every row becomes a row of the batch or one dead letter, whatever comes."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.model import Model
 from schemas.output import Output
@@ -242,6 +245,71 @@ def test_a_feature_of_any_length_is_a_number_or_refused(age: bytes) -> None:
         decoded = outputs(value)
         assert len(decoded.dead) + len(decoded.batch.offset) == 1
         assert decoded.batch.features["age"].state.tolist() == [0] * len(decoded.batch.offset)
+
+
+ODD_VALUES: list[Any] = [
+    None, True, False, "", "x", "1", "x" * 512, "x" * 513, "system", "rumour", 0, 1, -1, 0.5, -0.5, 1.0, 1.5, 1e308, 2**62,
+    2**62 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**30, -(10**30), 253_402_300_799_999, 253_402_300_800_000, [], [1],
+    {}, {"no": 0.5}, {"no": 1.5}, {"no": 1}, {"no": -0.1}, {"no": "x"}, {"no": None}, {"region": "x"}, {"region": 5},
+    {"region": ["x"]}, {"age": 5}, {"age": "x"}, {"age": True}, {"age": [1]}, {"age": None}, {"age": 2**63}, {"age": -(10**30)},
+    {"channel": 2**63 - 1}, {"channel": 2**63},
+]  # fmt: skip
+
+
+def refuses(record: type[Output | Label], row: Mapping[str, Any]) -> bool:
+    try:
+        record.decode(bytes_of(row))
+    except MalformedRecordError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("edge", "record", "good", "name"),
+    [
+        *((OutputEdge, Output, GOOD, name) for name, _, _ in OutputEdge.fields),
+        *((OutputEdge, Output, GOOD, name) for name in ("segments", "features")),
+        *((LabelEdge, Label, TRUE, name) for name, _, _ in LabelEdge.fields),
+    ],
+)
+def test_in_each_field_that_it_reads_the_edge_refuses_what_the_record_refuses_and_nothing_else(
+    edge: type[OutputEdge | LabelEdge], record: type[Output | Label], good: dict[str, Any], name: str, *, compiled: bool
+) -> None:
+    made = edge(MODELS, partitions=4)
+    if not compiled:
+        made._scanner = None  # noqa: SLF001
+    declared = {"segments": {"region"}, "features": {"age", "channel"}}.get(name)
+    odds = [one for one in ODD_VALUES if declared is None or not isinstance(one, dict) or one.keys() <= declared]
+    rows = [good | {name: odd} for odd in odds] + [{key: value for key, value in good.items() if key != name}]
+    for row in rows:
+        forms = [bytes_of(row), bytes_of([row])]
+        value = row.get(name)
+        if name in {"segments", "features", "probabilities"} and isinstance(value, dict):
+            nulls = not value or None in value.values()  # which mean absent in columns
+            forms += [] if nulls else [table([row])]
+        elif value is not None:
+            columns = {key: [one] for key, one in row.items()}
+            forms.append(bytes_of({"schema": 1, "rows": 1, "columns": columns}))
+        for message in forms:
+            decoded = made.decode(messages([message]))
+            assert len(decoded.dead) == refuses(record, row), message
+
+
+def test_what_no_column_needs_is_not_looked_at_and_everything_else_is() -> None:
+    """The one exception, for speed: `docs/records.md` says it, decision 7 why."""
+    unread = {"latency_ms": "x", "text": 5, "user_id": 5, "schema": "x", "judges": {"j": 1}, "safety": {"s": 2}}
+    read = {name for name, _, _ in OutputEdge.fields} | {"segments", "features"}
+    assert {field.name for field in msgspec.structs.fields(Output)} == read | unread.keys()
+    assert {field.name for field in msgspec.structs.fields(Label)} == {name for name, _, _ in LabelEdge.fields} | {
+        "schema"
+    }
+    for name, value in unread.items():
+        assert refuses(Output, GOOD | {name: value})
+        assert len(outputs(bytes_of(GOOD | {name: value}), table([GOOD | {name: value}])).batch.offset) == 2
+    page = (Path(__file__).parents[3] / "docs" / "records.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"The join looks only at what it reads: (.*?)\. ", page, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", said)) == unread.keys()
 
 
 # ---- forms and batches
