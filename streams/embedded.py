@@ -32,8 +32,9 @@ from streams.runtime.decode import LabelEdge, Messages, OutputEdge
 from streams.runtime.wiring import join_settings
 from streams.stages.batch import LabelBatch, OutputBatch
 from streams.stages.blocks import Journal, MemoryRuns
-from streams.stages.detect import Detect
+from streams.stages.detect import TICKS_AT_ONCE, Detect
 from streams.stages.join import LABELS, OUTPUTS, Join
+from streams.stages.stage import whole
 from streams.stages.triage import Triage
 
 log = logging.getLogger("tocsin.embedded")
@@ -343,6 +344,7 @@ class Tocsin:
             environment=settings.environment,
             models=configured,
             budget=settings.budget(),
+            ticks_at_once=TICKS_AT_ONCE,
         )
         self._triage = Triage(rows={}, settings=settings.response.triage_settings(with_sla))
         self._says = {kind: rule.says for kind, rule in settings.response.kinds.items()}
@@ -407,7 +409,8 @@ class Tocsin:
         told: list[Finding | Through] = []
         for model, value in made.to_send:
             record: Closed | WindowStats = Closed.decode(value) if model is None else WindowStats.decode(value)
-            told += [one for one in self._detect.receive([record]) if isinstance(one, Finding | Through)]
+            answers = whole(self._detect, self._detect.receive([record]))
+            told += [one for one in answers if isinstance(one, Finding | Through)]
         if made.through_ms is not None:
             self._join.sent(made.through_ms)
         changed = [one for one in self._triage.receive(told) if isinstance(one, Incident)]

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar, cast
@@ -64,6 +64,7 @@ from streams.runtime.write_ahead import (
     partition_of_key,
     table_key,
 )
+from streams.stages.stage import has_more
 
 CLOCK = "clock"
 BEAT_S = 0.25
@@ -244,10 +245,10 @@ class Owned:
     epoch: int
     next_changelog_offset: int
     moved_at_s: dict[str, float]
+    clock_seen_at_s: float
     told_ms: dict[str, int] = field(default_factory=dict)
     clock_ms: int = -1
     clock_seen_ms: int = -1
-    clock_seen_at_s: float = field(default_factory=now_s)
     ends: Mapping[str, int] = field(default_factory=dict)
     unsettled_since_s: float | None = None
     due: deque[Due] = field(default_factory=deque)
@@ -304,6 +305,8 @@ class StageHost:
         self._clock_news = asyncio.Event()
         self._answered_s = now_s()
         self._away = False
+        self._deaf_since_s: float | None = None
+        self._deaf_s = 0.0
         self._away_until_s = now_s()  # a clock that is not seen says nothing while the brokers are away
         self._refusal = ""
         self._committing_since_s: float | None = None
@@ -357,6 +360,21 @@ class StageHost:
         """Whether a rebalance began after partitions were taken: Faust says so before it revokes anything."""
         return self._app.rebalancing_count != self._taken_in
 
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Hold the lock; meanwhile no record of the clock is heard, and that is nobody's fault."""
+        async with self._lock:
+            self._deaf_since_s = now_s()
+            try:
+                yield
+            finally:
+                self._deaf_s += now_s() - self._deaf_since_s
+                self._deaf_since_s = None
+
+    def _listening_s(self) -> float:
+        """Return a time that stands still while the lock is held."""
+        return (now_s() if self._deaf_since_s is None else self._deaf_since_s) - self._deaf_s
+
     # ---- records
 
     async def _agent(self, stream: Any) -> None:  # noqa: ANN401 -- Faust's stream type is generic over nothing we use
@@ -372,7 +390,7 @@ class StageHost:
     async def _handle(self, event: Any) -> None:  # noqa: ANN401
         """Handle one record that Faust delivered; acked unhandled while partitions move, for the cursor decides."""
         message = event.message
-        async with self._lock:
+        async with self._alone():
             owned = self.owned.get(message.partition)
             if owned is None or self.moving:
                 await self._stream.ack(event)
@@ -387,18 +405,20 @@ class StageHost:
             match place(owned.view.cursors[topic], message.offset):
                 case Place.NEXT:
                     record = Bytes(message.offset, message.key, message.value, headers_of(message.headers))
-                    self._receive(owned, topic, record)
+                    await self._receive(owned, topic, record)
                 case Place.REPEAT:
                     self.counts.repeats += 1
-                case Place.AHEAD:  # reading back was broken off by a rebalance
+                case Place.AHEAD:  # reading back was broken off
                     await self._stream.ack(event)
                     return
             self._begun().events.append(event)
             self._group_waits.set()
         await self._wait_for_room()
 
-    def _receive(self, owned: Owned, topic: str, record: Bytes) -> None:
-        """Give one record to the stage, and move the cursor past it."""
+    async def _receive(self, owned: Owned, topic: str, record: Bytes) -> bool:
+        """Give one record to the stage, move the cursor past it, and tell whether the stage is ready for the next."""
+        if not await self._go_on(owned):
+            return False
         view, spec = owned.view, self.spec
         try:
             decoded = spec.decode(topic, record.key, record.value, record.headers)
@@ -414,28 +434,48 @@ class StageHost:
         view.cursors[topic] = record.offset + 1
         owned.moved_at_s[topic] = now_s()
         self._gather(owned, outputs)
-        self._advance_if_due(owned)
+        return await self._go_on(owned) and await self._advance_if_due(owned)
+
+    async def _go_on(self, owned: Owned) -> bool:
+        """Let the stage do what it has left, and others have the loop between the pieces; tell whether all is done.
+
+        It is broken off where partitions move, or the worker is told to stop: then nothing more is given to this stage, and
+        what is left follows from the rows of whoever owns the partition next.
+        """
+        while has_more(owned.stage):
+            await asyncio.sleep(0)
+            await self._wait_for_room()
+            if self._is_leaving:
+                return False
+            self._gather(owned, owned.stage.more())
+        return True
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self.moving or self._stopping
 
     async def _read_back(self, owned: Owned, topic: str, end: int) -> None:
-        """Read what Faust skipped, up to `end`, unless partitions begin to move."""
+        """Read what Faust skipped, up to `end`, unless partitions begin to move or the worker is told to stop."""
         view = owned.view
-        start, lost = view.cursors[topic], self.counts.offsets_lost
+        start, lost, before = view.cursors[topic], self.counts.offsets_lost, self.counts.handled
         self.counts.read_backs += 1
-        handled = 0
         reading = self._reading(
             self._settings.topic_prefix + topic,
             owned.partition,
             (start, end),
             self._settings.group_limit,
-            while_=lambda: not self.moving,
+            while_=lambda: not self._is_leaving,
         )
         async for records, next_offset in reading:
             for record in records:
-                self._receive(owned, topic, record)
-            handled += len(records)
-            view.cursors[topic] = next_offset
-            self._gather(owned, [])
+                if not await self._receive(owned, topic, record):
+                    break
+                await asyncio.sleep(0)
+            else:
+                view.cursors[topic] = next_offset
+                self._gather(owned, [])
             await self._wait_for_room()
+        handled = self.counts.handled - before
         read = view.cursors[topic] - start - (self.counts.offsets_lost - lost)
         self.counts.read_back_records += handled
         self.counts.empty_offsets += read - handled
@@ -532,7 +572,7 @@ class StageHost:
             log.warning("clock.refused partition=%d error=%s", owned.partition, error)
             return
         owned.clock_ms = max(now_ms, owned.clock_ms)
-        owned.clock_seen_at_s = now_s()
+        owned.clock_seen_at_s = self._listening_s()
         self._clock_news.set()
 
     async def watch(self) -> None:
@@ -549,11 +589,13 @@ class StageHost:
                 continue
             ends = self._by_input(heard, found)
             await self._check_ids(ends)
-            async with self._lock:
+            async with self._alone():
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
                     if owned is not None and not self.moving:
                         await self._look(owned, now_ms, ends[partition])
+            if not self._is_leaving:
+                self._watch_clock()
             await self._wait_for_room()
 
     async def _check_ids(self, ends: Mapping[int, Mapping[str, int]]) -> None:
@@ -608,6 +650,8 @@ class StageHost:
             Of each input, asked after `now_ms` was heard: what was acknowledged before is counted.
         """
         owned.ends = ends
+        if not await self._go_on(owned):
+            return
         if now_ms > owned.clock_seen_ms:
             owned.clock_seen_ms = now_ms
             if hasattr(owned.stage, "clock"):
@@ -615,31 +659,42 @@ class StageHost:
             if len(owned.due) > 1:
                 owned.due.pop()  # the oldest and the newest are enough
             owned.due.append(Due(now_ms, ends))
-        self._advance_if_due(owned)
+        if not (await self._go_on(owned) and await self._advance_if_due(owned)):
+            return
         late_s = now_s() - self._settings.stall_wait_ms / 1000
         for topic in owned.behind(ends):
             if owned.moved_at_s[topic] < late_s:
                 await self._read_back(owned, topic, ends[topic])
-        self._advance_by_records(owned, ends)
-        silent_ms = (now_s() - max(owned.clock_seen_at_s, self._away_until_s)) * 1000
-        if self._settings.writes_clock and silent_ms > self._settings.clock_wait_ms:
-            end_hard(f"clock_unseen stage={self.spec.name} partition={owned.partition} silent_ms={silent_ms:.0f}")
+        if await self._go_on(owned):
+            await self._advance_by_records(owned, ends)
 
-    def _advance_if_due(self, owned: Owned) -> None:
-        """Tell the stage the newest clock before which all is read."""
+    def _watch_clock(self) -> None:
+        """End the process where the clock that it writes is not seen, although somebody listened."""
+        for owned in self.owned.values():
+            silent_ms = (self._listening_s() - max(owned.clock_seen_at_s, self._away_until_s)) * 1000
+            if self._settings.writes_clock and silent_ms > self._settings.clock_wait_ms:
+                end_hard(f"clock_unseen stage={self.spec.name} partition={owned.partition} silent_ms={silent_ms:.0f}")
+
+    async def _advance_if_due(self, owned: Owned) -> bool:
+        """Tell the stage the newest clock before which all is read, and tell whether it is ready for more."""
         while owned.due and owned.reached(owned.due[0].ends):
             now_ms = owned.due.popleft().now_ms
-            outputs = owned.stage.advance(now_ms) if self.spec.advance_by == "clock" else []
+            if self.spec.advance_by == "clock":
+                self._gather(owned, owned.stage.advance(now_ms))
+                if not await self._go_on(owned):
+                    return False
             self._begun().taken_ms[owned.partition] = now_ms
-            self._gather(owned, outputs)
+            self._gather(owned, [])
+        return True
 
-    def _advance_by_records(self, owned: Owned, ends: Mapping[str, int]) -> None:
+    async def _advance_by_records(self, owned: Owned, ends: Mapping[str, int]) -> None:
         """Far behind, the time is what the slowest of the inputs with a backlog says."""
         behind = owned.behind(ends)
         if self.spec.advance_by == "clock" and behind and all(topic in owned.told_ms for topic in behind):
             told_ms = min(owned.told_ms[topic] for topic in behind)
             if told_ms <= owned.clock_seen_ms:
                 self._gather(owned, owned.stage.advance(told_ms))
+                await self._go_on(owned)
 
     # ---- commit
 
@@ -840,6 +895,7 @@ class StageHost:
                     epoch=epoch,
                     next_changelog_offset=next_offset,
                     moved_at_s=dict.fromkeys(self.spec.inputs, now_s()),
+                    clock_seen_at_s=self._listening_s(),
                 )
             self._taken_in = rebalance
             self._restored = True
@@ -931,7 +987,7 @@ class StageHost:
             else:
                 log.info("broker.back stage=%s", self.spec.name)
         if self._away:
-            self._away_until_s = now_s()
+            self._away_until_s = self._listening_s()
         self.status = self._seen()
 
     def _seen(self) -> StageStatus:

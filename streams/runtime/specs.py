@@ -30,7 +30,7 @@ from streams.runtime.metrics import Measure
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Bytes, Handed, Headers, Routed, Rows, StageSpec
 from streams.runtime.topics import partition_of
-from streams.stages.detect import Detect
+from streams.stages.detect import TICKS_AT_ONCE, Detect
 from streams.stages.escalate import Escalate
 from streams.stages.notify import Attempt, Notify
 from streams.stages.triage import Triage
@@ -43,7 +43,7 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def detect_spec(settings: Settings) -> StageSpec[Any, Any]:
+def detect_spec(settings: Settings, ticks_at_once: int = TICKS_AT_ONCE) -> StageSpec[Any, Any]:
     """Turn window statistics into findings."""
     n, budget, tick_ms = settings.kafka.output_partitions, settings.budget(), settings.join.tick_ms
 
@@ -62,6 +62,7 @@ def detect_spec(settings: Settings) -> StageSpec[Any, Any]:
             environment=settings.environment,
             models=settings.models,
             budget=budget,
+            ticks_at_once=ticks_at_once,
         )
 
     return StageSpec(

@@ -79,7 +79,8 @@ class StageSpec(Generic[In, Out]):
     make_stage
         `(rows, partition)` to a stage over those rows. Keys that begin with `@` are the host's. A stage that has a
         method `clock(now_ms: int, live: bool) -> list[Out]` is told each clock value that comes, and whether it had
-        then read all there was.
+        then read all there was. One that does much in pieces (`streams.stages.stage.InPieces`) is let go on before it
+        is told anything else.
     decode
         `(topic, key, value, headers)` to a record, or `MalformedRecordError`; None for what says nothing, a tombstone.
     advance_by

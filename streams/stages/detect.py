@@ -3,7 +3,8 @@
 A tick closes when the `Closed` of every source partition has passed its end. Then its integers are added up, and each
 detector of each model of this partition is stepped once, also where no row came: absence is evidence too. Only until
 somebody was heard are empty ticks passed at one go. What is found depends on the log alone, not on the order in which
-source partitions are read.
+source partitions are read. Behind a backlog hundreds of ticks become due together: they are closed a piece at a time
+(`streams.stages.stage.InPieces`).
 
 A snapshot is taken every `SNAPSHOT_TICKS` ticks, and after a baseline or a deployment was read, before the next tick;
 in between, a restart reads on from the last one (`streams.stages.state_rows` has the rows).
@@ -36,6 +37,7 @@ from schemas.ledger_entry import LedgerEntry
 from schemas.model import Model
 from schemas.through import Through
 from schemas.window_stats import WindowStats
+from streams.stages.stage import whole
 from streams.stages.state_rows import StateRows, quoted
 from streams.stages.watch_rows import is_laid_out_alike, states_of, values_of
 
@@ -43,6 +45,10 @@ In = WindowStats | Closed | Baseline | Deployment
 Out = Finding | LedgerEntry | Through
 
 SNAPSHOT_TICKS = 10
+TICKS_AT_ONCE = 10
+"""Ticks that one call closes: one takes 4 ms with 500 lanes and 70 ms with 10,000 (`bench_detect_tick.py`, 20 features), and
+may take ten times as long on a loaded machine, where a worker that is silent for its session ends."""
+
 LEDGER_MS = 3_600_000
 """Event time that one ledger entry covers at most."""
 
@@ -189,6 +195,8 @@ class Detect:
         All configured models by name; those of other partitions are left alone.
     budget
         Of the deployment; its tick is ours. One that is more than its parts is refused.
+    ticks_at_once
+        Ticks that one call closes at most, 1 or more; the others are left for `more`.
     """
 
     def __init__(
@@ -201,6 +209,7 @@ class Detect:
         environment: str,
         models: Mapping[str, Model],
         budget: Budget,
+        ticks_at_once: int,
     ) -> None:
         budget.proven()
         self._rows = StateRows(rows)
@@ -209,6 +218,7 @@ class Detect:
         self._configured = models
         self._budget = budget
         self._tick_ms = budget.tick_ms
+        self._ticks_at_once = ticks_at_once
         self._keeps_watch = partition_of(TOCSIN) == partition
         self._statistics = needed(READS)
         self.counts = Counts()
@@ -250,27 +260,49 @@ class Detect:
         return self._models
 
     def receive(self, records: Sequence[In]) -> list[Out]:
-        """Take records of this partition in order; a repeat changes nothing."""
-        answers = self._close()
+        """Take records of this partition in order; a repeat changes nothing.
+
+        What is due is closed before the next record is taken, so that pieces are cut behind the last record alone.
+        """
+        answers: list[Out] = []
         pinned = False
         for record in records:
+            if not pinned:
+                answers = whole(self, answers)
             self._settled = False
             if isinstance(record, WindowStats):
                 self._take_stats(record)
             elif isinstance(record, Closed):
                 answers += self._take_closed(record)
-                answers += [] if pinned else self._close()
             elif isinstance(record, Baseline):
                 pinned |= self._take_baseline(record)
             else:
                 pinned |= self._take_deployment(record)
-        if pinned or self._ticks_since >= SNAPSHOT_TICKS:
+        if pinned:
             self._snapshot()
-        return answers
+            return answers
+        return answers + self.more()
 
     def advance(self, decided_at_ms: int) -> list[Out]:  # noqa: ARG002 - `Closed` alone moves this stage
         """Close ticks that waited for a snapshot; the time is told by `Closed`."""
-        return self._close()
+        return self.more()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a tick is due; of a snapshot, what was received says so again."""
+        return self._is_due()
+
+    def more(self) -> list[Out]:
+        """Close the first of the ticks that are due."""
+        answers: list[Out] = []
+        for _ in range(self._ticks_at_once):
+            if not self._is_due():
+                break
+            self._pass_empty()
+            answers += self._tick()
+        if self._ticks_since >= SNAPSHOT_TICKS:
+            self._snapshot()
+        return answers
 
     def clock(self, now_ms: int, live: bool) -> list[Out]:  # noqa: FBT001 - as the host calls it
         """Learn the time of the world, and whether all there was had been read.
@@ -278,7 +310,7 @@ class Detect:
         It decides nothing but gaps of our own monitoring: a source partition that is silent, a baseline that does not
         come.
         """
-        answers = self._close()
+        answers = whole(self, [])
         self._now_ms = max(now_ms, self._now_ms or now_ms)
         if not live:
             self._heard_at_ms = dict.fromkeys(self._through, self._now_ms)
@@ -292,7 +324,7 @@ class Detect:
         elif self._now_ms - self._waits_since_ms >= BASELINE_WAIT_MS:
             self._given_up[self._waits_for] = None
             self._settled = False
-            answers += self._close()
+            answers += self.more()
         return answers
 
     # What comes in
@@ -347,13 +379,6 @@ class Detect:
         return True
 
     # Closing ticks
-
-    def _close(self) -> list[Out]:
-        answers: list[Out] = []
-        while self._is_due():
-            self._pass_empty()
-            answers += self._tick()
-        return answers
 
     def _pass_empty(self) -> None:
         """Pass the ticks in which nothing can happen at one go, all but the last of them: its `Through` says so of all.

@@ -33,6 +33,37 @@ class Stage(Protocol[InT_contra, OutT]):
         ...
 
 
+class InPieces(Protocol[OutT]):
+    """A stage that may have much to do at once, and does it in pieces, so that its host can do something else in between.
+
+    Each of its calls does one piece. Whoever drives it asks for `more` before it tells it anything else, until there is
+    none. Where it was cut cannot be seen in what comes out, nor whether another object went on over the same mapping: while
+    it is settled, what is left follows from the mapping.
+    """
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something is left that can be decided now."""
+        ...
+
+    def more(self) -> list[OutT]:
+        """Do the next piece."""
+        ...
+
+
+def has_more(stage: object) -> bool:
+    """Tell whether a stage, in pieces or not, has something left to do."""
+    return bool(getattr(stage, "has_more", False))
+
+
+def whole(stage: InPieces[OutT], first: list[OutT]) -> list[OutT]:
+    """Return all pieces of what a call began; `first` is what it gave."""
+    outputs = list(first)
+    while stage.has_more:
+        outputs += stage.more()
+    return outputs
+
+
 class Overlay(MutableMapping[str, RowT], Generic[RowT]):
     """A mapping in which writes wait until the host has made them durable, all of them or none.
 

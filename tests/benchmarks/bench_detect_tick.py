@@ -32,7 +32,7 @@ from schemas.closed import Closed
 from schemas.finding import Finding
 from schemas.model import Model
 from schemas.window_stats import WindowStats
-from streams.stages.detect import Detect
+from streams.stages.detect import TICKS_AT_ONCE, Detect
 
 TICK_MS, SOURCES = 10_000, 4
 HISTORY_TICKS = 240
@@ -157,6 +157,7 @@ def measure(name: str, models: int, values: int, ticks: int, features: int, rate
             max_lanes_per_model=500,
             max_rollups_per_model=500,
         ),
+        ticks_at_once=TICKS_AT_ONCE,
     )
     detect.receive([part for one in names for part in replace(baseline, model=one).split()])
     digest = hashlib.blake2b(digest_size=6)

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,10 +93,14 @@ class Tally:
 
 @dataclass(slots=True)
 class Remind:
-    """Pass each tally on, and remind once of every fifth, some seconds after it was made."""
+    """Pass each tally on, and remind once of every fifth, some seconds after it was made: one reminder a piece."""
 
     rows: Rows
     settled: bool = True
+    _due: deque[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._due = self._found()
 
     def receive(self, records: Sequence[dict[str, Any]]) -> list[Out]:
         outputs = []
@@ -109,13 +113,28 @@ class Remind:
         return outputs
 
     def advance(self, decided_at_ms: int) -> list[Out]:
-        due = [key for key, row in self.rows.items() if key.startswith("t/") and int(row) <= decided_at_ms]
-        outputs = []
-        for key in due:
-            late_ms = decided_at_ms - int(self.rows[key])
-            del self.rows[key]
-            outputs.append(Out("fired", key[2:], {"id": key[2:], "late_ms": late_ms}))
-        return outputs
+        self.rows["now"] = str(decided_at_ms).encode()
+        self._due = self._found()
+        return self.more()
+
+    @property
+    def has_more(self) -> bool:
+        return bool(self._due)
+
+    def more(self) -> list[Out]:
+        if not self._due:
+            return []
+        key = self._due.popleft()
+        late_ms = self._now_ms() - int(self.rows[key])
+        del self.rows[key]
+        return [Out("fired", key[2:], {"id": key[2:], "late_ms": late_ms})]
+
+    def _now_ms(self) -> int:
+        return int(self.rows.get("now", b"-1"))
+
+    def _found(self) -> deque[str]:
+        now_ms = self._now_ms()
+        return deque(key for key, row in self.rows.items() if key.startswith("t/") and int(row) <= now_ms)
 
 
 def decode_numbered(topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Numbered:  # noqa: ARG001
@@ -581,7 +600,7 @@ def judge_rows(world: World) -> dict[str, int]:
             name = key.decode().partition("/")[2]
             if name.startswith("t/"):
                 left += 1
-            elif not name.startswith((CURSOR_MARK, ID_MARK)):
+            elif name != "now" and not name.startswith((CURSOR_MARK, ID_MARK)):
                 count = orjson.loads(value)["count"] if spec.name == "tally" else int(value)
                 wrong += count != last[name.removeprefix("k/")]
     return {"wrong": wrong, "timers left": left}

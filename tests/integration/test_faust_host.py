@@ -8,11 +8,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,9 +21,11 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
 from schemas.clock import Clock
+from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
@@ -324,6 +327,176 @@ def test_a_stage_that_is_not_settled_moves_no_cursor_and_is_read_on_from_where_i
     run(trial)
     bodies = bench.bodies("tens")
     assert len({(body["id"], body["heard"]) for body in bodies}) == 25
+
+
+@dataclass
+class Slices:
+    """A stage that says of each record as many things as its number, one a piece, and notes who said what."""
+
+    rows: Rows
+    said: list[tuple["Slices", str]]
+    turns: Callable[[], int] = int
+    pause_s: Callable[[], float] = float
+    at: list[int] = field(default_factory=list)
+    told_too_early: list[str] = field(default_factory=list)
+    settled: bool = True
+
+    @property
+    def has_more(self) -> bool:
+        return "left" in self.rows
+
+    def receive(self, records: Sequence[Any]) -> list[Any]:
+        self._note("a record")
+        [record] = records
+        self.rows["left"] = orjson.dumps([record.id, 0, record.n])
+        return self.more()
+
+    def clock(self, now_ms: int, live: bool) -> list[Any]:  # noqa: ARG002, FBT001
+        self._note("the clock")
+        return []
+
+    def advance(self, decided_at_ms: int) -> list[Any]:  # noqa: ARG002
+        self._note("the time")
+        return []
+
+    def _note(self, what: str) -> None:
+        if self.has_more:
+            self.told_too_early.append(what)
+
+    def more(self) -> list[Any]:
+        name, number, end = orjson.loads(self.rows["left"])
+        self.at.append(self.turns())
+        self.said.append((self, f"{name}/{number}"))
+        time.sleep(self.pause_s())
+        if number + 1 == end:
+            del self.rows["left"]
+        else:
+            self.rows["left"] = orjson.dumps([name, number + 1, end])
+        return [toys.Out("tens", name.partition("-")[0], {"id": f"{name}/{number}"})]
+
+
+def sliced(
+    said: list[tuple[Slices, str]], turns: Callable[[], int] = int, pause_s: Callable[[], float] = float
+) -> StageSpec[Any, Any]:
+    def make_stage(rows: Rows, _: int) -> Slices:
+        return Slices(rows, said, turns, pause_s)
+
+    return replace(toys.specs()[0], name="tens", make_stage=make_stage, advance_by="clock")
+
+
+def slices_of(*lengths: int, key: str = "k1") -> list[bytes]:
+    """Return events that say so many things each."""
+    return [orjson.dumps({"id": f"{key}-{n}", "key": key, "n": n, "made_at_ms": 0}) for n in lengths]
+
+
+def names_of(*lengths: int, key: str = "k1") -> list[str]:
+    return [f"{key}-{n}/{number}" for n in lengths for number in range(n)]
+
+
+def test_between_two_pieces_others_have_the_loop_and_the_stage_is_told_nothing(bench: Bench) -> None:
+    #  1,000 things | 700 things | clock: each at its end alone, and a turn of the loop between any two things
+    said: list[tuple[Slices, str]] = []
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async def trial() -> None:
+        turning = asyncio.create_task(turn())
+        async with bench.worker([sliced(said, lambda: turns)]) as host:
+            await until(lambda: host.ready)
+            bench.clock(1_000)
+            bench.send(bench.topic("events"), slices_of(1_000, 700), 1, b"k1")
+            bench.clock(2_000)
+            await until(lambda: len(said) == 1_700)
+            await until(lambda: host.taken_ms("tens")[1] == 2_000)
+        turning.cancel()
+
+    run(trial)
+    assert bench.ids("tens") == names_of(1_000, 700)
+    [stage] = {id(stage): stage for stage, _ in said}.values()
+    assert len(set(stage.at)) == 1_700
+    assert stage.told_too_early == []
+
+
+@pytest.mark.parametrize(("skipped", "rest"), [(0, ()), (3, (2, 3, 4))])
+def test_what_a_worker_leaves_when_it_is_told_to_stop_between_two_pieces_the_next_does_unasked(
+    bench: Bench, skipped: int, rest: tuple[int, ...]
+) -> None:
+    #  3,000 things: told to stop after some | clock | the next says the others, before it hears the clock
+    #  3,000, 2, 3 | 4                        skipped by the group: they are read back when the fourth comes
+    first: list[tuple[Slices, str]] = []
+    second: list[tuple[Slices, str]] = []
+
+    async def trial() -> None:
+        bench.send(bench.topic("events"), slices_of(3_000, *rest), 1, b"k1")
+        bench.commit_past("events", 1, skipped)
+        async with bench.worker([sliced(first, pause_s=lambda: 0.002)]) as host:
+            await until(lambda: len(first) >= 50)
+            assert host.counts()["tens"]["handled"] == 1
+        assert 50 <= len(first) < 3_000, "it was told in the middle"
+        bench.clock(1_000)
+        async with bench.worker([sliced(second)]) as host:
+            await until(lambda: len(set(bench.ids("tens"))) == 3_000 + sum(rest))
+            assert host.counts()["tens"]["handled"] == len(rest)
+
+    run(trial)
+    assert [name for _, name in [*first, *second]] == names_of(3_000, *rest)
+    assert not any(stage.told_too_early for stage, _ in second)
+
+
+def test_a_worker_that_has_much_to_do_is_neither_silent_nor_deaf(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    #  things to say for longer than the loop may be silent, and longer than the clock may be unseen
+    ended: list[str] = []
+    monkeypatch.setattr(faust_host, "end_hard", ended.append)
+    busy = Bench(replace(bench.settings, writes_clock=True, clock_wait_ms=8_000))
+    said: list[tuple[Slices, str]] = []
+
+    async def trial() -> None:
+        async with busy.worker([sliced(said, pause_s=lambda: 0.02)]) as host:
+            await until(lambda: min(host.taken_ms("tens").values(), default=-1) > 0)
+            bench.send(bench.topic("events"), slices_of(500), 1, b"k1")
+            await until(lambda: len(said) == 500)
+            heard_ms = host.taken_ms("tens")[1]
+            await until(lambda: host.taken_ms("tens")[1] > heard_ms)
+
+    run(trial)
+    assert ended == []
+
+
+@pytest.mark.kafka
+def test_partitions_that_move_between_two_pieces_are_handed_over_at_once_and_gone_on_with(
+    kafka: str, topic_prefix: str
+) -> None:
+    #  2,000 things and 3 in each partition, one partition after the other | a second worker comes in the middle of one
+    bench = Bench(replace(toys.settings(kafka, topic_prefix, None), writes_clock=False))
+    names = [bench.topic("events"), bench.topic("tens"), bench.topic(CLOCK), bench.settings.changelog("tens")]
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for made in admin.create_topics([NewTopic(name, bench.settings.partitions, 1) for name in names]).values():
+        made.result()
+    first: list[tuple[Slices, str]] = []
+    second: list[tuple[Slices, str]] = []
+
+    async def trial() -> None:
+        for partition in range(4):
+            bench.send(bench.topic("events"), slices_of(2_000, 3, key=f"k{partition}"), partition, b"k")
+        async with bench.worker([sliced(first, pause_s=lambda: 0.0 if second else 0.05)]) as host:
+            await until(lambda: len(first) >= 50)
+            async with bench.worker([sliced(second)]):
+                await until(lambda: host.ready and len(host.stages["tens"].owned) == 2)
+                await until(lambda: len(set(bench.ids("tens"))) == 4 * 2_003)
+
+    run(trial)
+    said = [*first, *second]
+    for partition in range(4):
+        wanted = names_of(2_000, 3, key=f"k{partition}")
+        assert [name for _, name in said if name.startswith(f"k{partition}-")] == wanted
+    pairs = {(id(stage), name.partition("/")[0]) for stage, name in said}
+    assert len(pairs) > 4 * 2, "one was broken off"
+    assert not any(stage.told_too_early for stage, _ in said)
 
 
 def test_rows_that_a_frozen_worker_leaves_in_the_changelog_of_another_are_overwritten(bench: Bench) -> None:

@@ -222,6 +222,8 @@ def told(spec: StageSpec[Any, Any], partition: int, events: Sequence[Event]) -> 
                 outputs = stage.clock(event.value, event.live)
             case "taken":
                 continue
+            case "more":
+                outputs = stage.more()
             case _:
                 outputs = stage.receive([event.value])
         for output in outputs:

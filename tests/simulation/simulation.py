@@ -126,7 +126,7 @@ class Simulation:
             runs_of=self.runs_of,
         )
         self.specs = {
-            "detect": specs.detect_spec(settings()),
+            "detect": specs.detect_spec(settings(), ticks_at_once=1),
             "triage": specs.triage_spec(settings()),
             "escalate": specs.escalate_spec(settings()),
             "notify": specs.notify_spec(settings(), self._flying.append),

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 from streams.runtime.cursor import View
 from streams.runtime.stage_spec import Handed, Routed, StageSpec
 from streams.runtime.write_ahead import ENTRY_MARK, Changes, Restored, claim, epoch_headers, epoch_of, table_key
+from streams.stages.stage import has_more
 from tests.simulation.join_host import Step
 from tests.simulation.logs import Topics
 
 
 class Event(NamedTuple):
-    """What a stage was told: a record of an input, or the time (then `topic` is `advance` or `clock`)."""
+    """What a stage was told: a record of an input, the time (then `topic` is `advance` or `clock`), or to go on (`more`)."""
 
     topic: str
     value: Any
@@ -89,6 +90,10 @@ class StageHost:
             chance = self._rng.random()
             if self._group.events and (chance < 0.5 or not left):
                 yield next(self._committing)
+            elif has_more(self.stage):
+                self._gather(self.stage.more(), [Event("more", None)])
+                self._advance_if_due()
+                yield Step.WORKED
             elif self._clock() > self._seen_ms and (chance < 0.6 or not left):
                 self._hear(self._clock())
                 yield Step.WORKED
@@ -137,7 +142,7 @@ class StageHost:
         self._view = View(self.partition, self._table)
         for topic in self.spec.inputs:
             self._view.cursors.setdefault(topic, 0)
-        self.stage = self.spec.make_stage(self._view.rows, self.partition)
+        self.stage: Any = self.spec.make_stage(self._view.rows, self.partition)
 
     def _read_changelog(self, restored: Restored, start: int) -> int:
         end = self._changelog.end
@@ -181,7 +186,7 @@ class StageHost:
         self._advance_if_due()
 
     def _advance_if_due(self) -> None:
-        while self._due and self._reached(self._due[0][1]):
+        while self._due and self._reached(self._due[0][1]) and not has_more(self.stage):
             now_ms, _ = self._due.popleft()
             if self.spec.advance_by == "clock":
                 self._gather(self.stage.advance(now_ms), [Event("advance", now_ms)])

@@ -1,6 +1,6 @@
 """What detect finds is a property of the log: not of reading order, repeats, restarts, or who else is silent."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -25,8 +25,8 @@ from schemas.ledger_entry import LedgerEntry
 from schemas.model import Model
 from schemas.through import Through
 from schemas.window_stats import WindowStats
-from streams.stages.detect import SNAPSHOT_TICKS, Detect, In, Out
-from streams.stages.stage import Overlay
+from streams.stages.detect import SNAPSHOT_TICKS, TICKS_AT_ONCE, Detect, In, Out
+from streams.stages.stage import Overlay, whole
 from streams.stages.state_rows import BLOCK_BYTES, TornStateError
 
 TICK_MS, SOURCES, RATE = 10_000, 4, 60
@@ -142,7 +142,11 @@ def harmed() -> tuple[tuple[In, ...], ...]:
 
 
 def stage(
-    rows: Rows | Overlay[bytes] | None = None, *, models: Sequence[Model] = (MODEL,), partition: int = 0
+    rows: Rows | Overlay[bytes] | None = None,
+    *,
+    models: Sequence[Model] = (MODEL,),
+    partition: int = 0,
+    ticks_at_once: int = TICKS_AT_ONCE,
 ) -> Detect:
     return Detect(
         rows={} if rows is None else rows,
@@ -152,6 +156,7 @@ def stage(
         environment="prod",
         models={one.name: one for one in models},
         budget=BUDGET,
+        ticks_at_once=ticks_at_once,
     )
 
 
@@ -168,7 +173,7 @@ def in_turn(parts: Iterable[Iterable[In]]) -> Iterator[In]:
 
 
 def fed(detect: Detect, records: Iterable[In]) -> list[Out]:
-    return [answer for record in records for answer in detect.receive([record])]
+    return [answer for record in records for answer in whole(detect, detect.receive([record]))]
 
 
 def findings(answers: Iterable[Out]) -> list[Finding]:
@@ -287,11 +292,89 @@ def test_a_repeat_changes_nothing() -> None:
     assert detect.counts.repeats > 0
 
 
-def test_batches_of_any_size_give_the_same() -> None:
-    detect, records = stage(), [*baseline().split(), *in_turn(harmed())]
+@pytest.mark.parametrize("ticks_at_once", [1, TICKS_AT_ONCE])
+def test_batches_of_any_size_give_the_same(ticks_at_once: int) -> None:
+    detect, records = stage(ticks_at_once=ticks_at_once), [*baseline().split(), *in_turn(harmed())]
     answers = [one for at in range(0, len(records), 37) for one in detect.receive(records[at : at + 37])]
-    answers += detect.advance(0)
+    answers += whole(detect, detect.advance(0))
     assert tuple(answers) == straight()
+
+
+def returning() -> list[In]:
+    """Let one source partition be silent for all thirty minutes, and say at the end how far it has come.
+
+    The deployment that follows is paid for in the tick behind those that it closes; with the second all is in the rows.
+    """
+    *others, silent = harmed()
+    statistics = [one for one in silent if isinstance(one, WindowStats)]
+    after = [closed(number, marks(straight())[-1] + TICK_MS) for number in range(SOURCES)]
+    return [
+        *baseline().split(),
+        *in_turn(others),
+        *statistics,
+        silent[-1],
+        deployment("d1"),
+        *after,
+        deployment("d2"),
+    ]
+
+
+def in_pieces(records: Sequence[In], ticks_at_once: int, stops: Container[int] = ()) -> tuple[list[list[Out]], Rows]:
+    """Feed as a host does, which makes durable what is settled, between pieces too; return what each call gave.
+
+    After the calls that `stops` numbers, all that is not durable is gone.
+    """
+    rows: Rows = {}
+    overlay = Overlay(rows)
+    detect = stage(overlay, ticks_at_once=ticks_at_once)
+    answers: list[list[Out]] = []
+    cursor = at = 0
+    while at < len(records) or detect.has_more:
+        if detect.has_more:
+            answers.append(detect.more())
+        else:
+            answers.append(detect.receive([records[at]]))
+            at += 1
+        if detect.settled:
+            for key, row in overlay.changes().items():
+                rows.pop(key, None) if row is None else rows.update({key: row})
+            overlay.settle()
+            cursor = at
+        if len(answers) in stops:
+            overlay = Overlay(rows)
+            detect, at = stage(overlay, ticks_at_once=ticks_at_once), cursor
+    return answers, rows
+
+
+@cache
+def at_one_go() -> tuple[list[list[Out]], Rows]:
+    return in_pieces(returning(), 10**6)
+
+
+@pytest.mark.parametrize("ticks_at_once", [1, 7, TICKS_AT_ONCE])
+def test_a_call_closes_so_many_ticks_and_no_more_whatever_became_due(ticks_at_once: int) -> None:
+    answers, rows = in_pieces(returning(), ticks_at_once)
+    assert max(len(marks(piece)) for piece in answers) == ticks_at_once
+    expected, expected_rows = at_one_go()
+    assert len(marks([one for piece in expected for one in piece])) == 180
+    assert [one for piece in answers for one in piece] == [one for piece in expected for one in piece]
+    assert rows == expected_rows
+
+
+def test_who_asks_for_no_more_gets_it_before_the_next_record_is_taken() -> None:
+    detect = stage(ticks_at_once=1)
+    answers = [one for record in returning() for one in detect.receive([record])]
+    assert [one.from_ms for one in ledger(answers) if one.reason == "lump"] == [marks(straight())[-1]]
+    assert answers == [one for piece in at_one_go()[0] for one in piece]
+
+
+@pytest.mark.parametrize("ticks_at_once", [1, 7, TICKS_AT_ONCE])
+def test_a_restart_between_pieces_does_not_show(ticks_at_once: int) -> None:
+    first = returning().index(deployment("d1"))
+    answers, rows = in_pieces(returning(), ticks_at_once, {first, first + 1, first + 3, first + 13})
+    expected, expected_rows = at_one_go()
+    assert {one.encode() for piece in answers for one in piece} == {one.encode() for piece in expected for one in piece}
+    assert rows == expected_rows
 
 
 def crashing(records: Sequence[In], stops: dict[int, bool]) -> tuple[list[Out], Rows]:
@@ -527,6 +610,7 @@ def test_a_source_partition_that_closes_tick_after_tick_is_no_gap_however_long_t
         environment="prod",
         models={},
         budget=replace(BUDGET, tick_ms=minute),
+        ticks_at_once=TICKS_AT_ONCE,
     )
     for at_ms in (100_000, 160_000, 220_000):
         assert not findings(detect.clock(900_000 + at_ms, live=True))
@@ -564,7 +648,7 @@ def test_a_tick_waits_for_the_baseline_that_its_statistics_name() -> None:
     detect = stage()
     assert not marks(fed(detect, in_turn(harmed())))
     assert detect.receive(baseline().split()) == []
-    assert tuple(detect.advance(0)) == straight()
+    assert tuple(whole(detect, detect.advance(0))) == straight()
 
 
 def test_a_baseline_that_never_comes_is_given_up_in_the_end() -> None:
@@ -574,7 +658,7 @@ def test_a_baseline_that_never_comes_is_given_up_in_the_end() -> None:
     assert not marks(detect.clock(59_999, live=True))
     assert not marks(detect.clock(60_000, live=False))
     detect.clock(70_000, live=True)
-    answers = detect.clock(130_000, live=True)
+    answers = whole(detect, detect.clock(130_000, live=True))
     assert marks(answers) == marks(straight())
     assert not [one for one in findings(answers) if one.model == "m"]
 
@@ -631,6 +715,7 @@ def test_no_more_lanes_ring_than_the_budget_was_divided_by() -> None:
         environment="",
         models={"m": MODEL},
         budget=replace(BUDGET, max_rollups_per_model=2, max_lanes_per_model=1),
+        ticks_at_once=TICKS_AT_ONCE,
     )
     fed(detect, [*baseline().split(), *in_turn([part[:9] for part in harmed()])])
     armed = detect.models["m"].watches["feature_integrity"].armed
@@ -693,6 +778,7 @@ def test_models_of_other_partitions_are_left_alone() -> None:
         environment="",
         models={"m": MODEL, "elsewhere": replace(MODEL, name="elsewhere")},
         budget=replace(BUDGET, tiers={"m": "standard", "elsewhere": "standard"}),
+        ticks_at_once=TICKS_AT_ONCE,
     )
     assert set(detect.models) == {"m"}
     assert detect.receive([replace(part, model="elsewhere") for part in baseline().split()]) == []

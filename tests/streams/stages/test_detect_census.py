@@ -19,7 +19,7 @@ from schemas.model import Model
 from schemas.window_stats import WindowStats
 from streams.runtime.demo.census import CATEGORIES, SEGMENTS, census
 from streams.runtime.demo.generator import MINUTE_MS, Fault, stream
-from streams.stages.detect import Detect
+from streams.stages.detect import TICKS_AT_ONCE, Detect
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +73,7 @@ def found_in(seed: int, fault: Fault, minutes: int) -> list[Finding]:
         environment="",
         models={"employment": MODEL},
         budget=BUDGET,
+        ticks_at_once=TICKS_AT_ONCE,
     )
     detect.receive(baseline().split())
     findings: list[Finding] = []
