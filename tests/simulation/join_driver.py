@@ -8,6 +8,7 @@ from schemas.closed import Closed
 from schemas.model import Model
 from schemas.outcome import Outcomes
 from schemas.window_stats import WindowStats
+from streams.stages.batch import LabelBatch, OutputBatch
 from streams.stages.blocks import Journal, MemoryRuns, Send
 from streams.stages.join import LABELS, OUTPUTS, Join, JoinSettings
 from tests.simulation.join_oracle import (
@@ -117,14 +118,16 @@ class Driver:
         """Let the join receive the next messages of a topic."""
         start = self.join.positions.get(topic, 0)
         end = start + min(messages, self.left(topic))
+        self.logs[topic] += [row for row in self.rows[topic] if start <= row.offset < end]
+        self.dead += len(self.join.receive(self.batch(topic, start, end)))
+
+    def batch(self, topic: str, start: int, end: int) -> OutputBatch | LabelBatch:
+        """Return the rows of offsets `[start, end)` as the edge would."""
         if topic == OUTPUTS:
             outputs = [row for row in self.rows[OUTPUTS] if isinstance(row, OutputRow) and start <= row.offset < end]
-            self.logs[topic] += outputs
-            self.dead += len(self.join.receive(output_batch(outputs, partition=PARTITION, start=start, end=end)))
-        else:
-            labels = [row for row in self.rows[LABELS] if isinstance(row, LabelRow) and start <= row.offset < end]
-            self.logs[topic] += labels
-            self.dead += len(self.join.receive(label_batch(labels, partition=PARTITION, start=start, end=end)))
+            return output_batch(outputs, partition=PARTITION, start=start, end=end)
+        labels = [row for row in self.rows[LABELS] if isinstance(row, LabelRow) and start <= row.offset < end]
+        return label_batch(labels, partition=PARTITION, start=start, end=end)
 
     def advance(self, clock_ms: int, *, outputs_at_edge: bool = True, labels_at_edge: bool = True) -> None:
         """Tell the clock."""

@@ -1,51 +1,119 @@
-"""The table of cases, under every way of cutting the arrivals and of interleaving the two topics."""
+"""The table of cases, under ways of cutting the arrivals and of interleaving the two topics, as rows and as messages."""
 
 import itertools
+import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from detectors.statistics import STATISTICS
+from streams.runtime.decode import Decoded, LabelEdge, Messages, OutputEdge
+from streams.runtime.hashing import class_hash, content_hashes, id_hashes
+from streams.stages.batch import LabelBatch, OutputBatch
 from streams.stages.join import LABELS, OUTPUTS, JoinSettings
-from tests.simulation.join_driver import Driver
+from tests.simulation.join_driver import PARTITION, PARTITIONS, Driver
 from tests.simulation.join_oracle import LabelRow, OutputRow
 
 TABLE = tomllib.loads((Path(__file__).parent / "join_cases.toml").read_text())
+CASES = pytest.mark.parametrize("case", TABLE["case"], ids=[case["name"].replace(" ", "_") for case in TABLE["case"]])
 TOPICS = {"O": OUTPUTS, "L": LABELS, "outputs": OUTPUTS, "labels": LABELS}
-IDLE_MS = 30
+IDLE_MS, BROKER_MS = 30, 10_000
+
+Cut = Callable[[int], int]
+"""Of so many that are left, how many are taken together."""
+
+
+def at_most(most: int) -> Cut:
+    """Take as many as there are, and no more than that."""
+    return lambda left: min(left, most)
+
+
+def drawn(chance: Random) -> Cut:
+    """Take any number."""
+    return lambda left: chance.randint(1, left)
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """One line of a case: a row of a topic, or a move of its watermark."""
+    """One line of a case: a row of a topic, as it is sent and as it is decoded, or a move of its watermark."""
 
     topic: str
     row: dict[str, Any] | None
+    sent: dict[str, Any]
     to_ms: int = 0
+
+
+def hash_of(name: str) -> int:
+    return int(id_hashes(["m"], np.zeros(1, np.int32), [name])[0])
 
 
 def _arrival(line: str) -> Arrival:
     kind, first, at, *more = line.split()
     if kind == "W":
-        return Arrival(TOPICS[first], None, int(at))
+        return Arrival(TOPICS[first], None, {}, int(at))
     extra = dict(part.partition("=")[::2] for part in more)
-    row = {"id_hash": int(first) + 1, "model": "m", "broker_ms": 10_000}
+    sent: dict[str, Any] = {"prediction_id": first, "model": "m"}
+    row = {"id_hash": hash_of(first), "model": "m", "broker_ms": BROKER_MS}
     if kind == "O":
-        answer = int(extra.get("answer", 0))
-        row |= {"made_at_ms": int(at), "prediction": answer, "content": answer}
+        sent |= {"made_at_ms": int(at), "prediction": int(extra.get("answer", 0))}
+        answer = class_hash(sent["prediction"])
+        nothing, made = np.full(1, np.nan, np.float32), np.full(1, int(at), np.int64)
+        content = int(content_hashes(np.full(1, answer, np.uint32), nothing, made)[0])
+        row |= {"made_at_ms": int(at), "prediction": answer, "content": content}
     else:
-        row |= {
-            "labelled_at_ms": int(at),
-            "label": int(extra.get("label", 0)),
-            "version": int(extra.get("version", -1)),
-            "made_at_ms": int(extra.get("made", -1)),
-            "retracted": "retracted" in extra,
+        sent |= {"labelled_at_ms": int(at), "label": int(extra.get("label", 0))}
+        sent |= {"version": int(extra["version"])} if "version" in extra else {}
+        sent |= {"made_at_ms": int(extra["made"])} if "made" in extra else {}
+        sent |= {"retracted": True} if "retracted" in extra else {}
+        row |= {"label": class_hash(sent["label"]), "version": sent.get("version", -1), "labelled_at_ms": int(at)}
+        row |= {"made_at_ms": sent.get("made_at_ms", -1), "retracted": "retracted" in sent}
+    return Arrival(TOPICS[kind], row, sent)
+
+
+class EdgeDriver(Driver):
+    """Drives a join over messages: what is read goes through the edge, which must give the rows that were meant."""
+
+    def __init__(self, messages: dict[str, list[bytes]], **others: Any) -> None:  # noqa: ANN401 -- as of a driver
+        super().__init__(**others)
+        self._edges: dict[str, OutputEdge | LabelEdge] = {
+            OUTPUTS: OutputEdge({}, PARTITIONS),
+            LABELS: LabelEdge({}, PARTITIONS),
         }
-    return Arrival(TOPICS[kind], row)
+        self._messages = messages
+
+    def batch(self, topic: str, start: int, end: int) -> OutputBatch | LabelBatch:
+        """Decode messages."""
+        decoded: Decoded[OutputBatch] | Decoded[LabelBatch] = self._edges[topic].decode(
+            Messages(
+                partition=PARTITION,
+                start=start,
+                end=end,
+                offset=range(start, end),
+                broker_ms=[BROKER_MS] * (end - start),
+                key=[b"k"] * (end - start),
+                value=self._messages[topic][start:end],
+            )
+        )
+        assert decoded.dead == []
+        return decoded.batch
+
+
+def message_of(rows: Sequence[dict[str, Any]], *, in_columns: bool) -> bytes:
+    """Write rows as one message; in columns null stands for what a row does not say."""
+    if not in_columns:
+        (row,) = rows
+        return json.dumps(row).encode()
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return json.dumps({"schema": 1, "rows": len(rows), "columns": columns}).encode()
 
 
 def _settings(case: dict[str, Any]) -> JoinSettings:
@@ -75,60 +143,104 @@ def _orders(arrivals: Sequence[Arrival]) -> Iterator[list[Arrival]]:
     yield [one for turn in turns for one in turn if one is not None]
 
 
-def _drive(case: dict[str, Any], order: list[Arrival], rows_a_message: int, messages: int) -> Driver:
+def _shuffled(arrivals: Sequence[Arrival], chance: Random) -> list[Arrival]:
+    """Interleave the two topics in any way; each topic's own order stays."""
+    topics = [[one for one in arrivals if one.topic == topic] for topic in (OUTPUTS, LABELS)]
+    turns = [number for number, topic in enumerate(topics) for _ in topic]
+    chance.shuffle(turns)
+    left = [iter(topic) for topic in topics]
+    return [next(left[number]) for number in turns]
+
+
+def _drive(
+    case: dict[str, Any], order: list[Arrival], rows_a_message: Cut, messages: Cut, *, in_columns: bool | None = None
+) -> Driver:
+    """Drive a join over arrivals; `in_columns` says as which messages they go through the edge, None past it."""
     settings = _settings(case)
     rows: dict[str, list[Any]] = {OUTPUTS: [], LABELS: []}
+    wire: dict[str, list[bytes]] = {OUTPUTS: [], LABELS: []}
     steps: list[tuple[str, int, int]] = []  # topic, messages to read, or a clock
-    for topic, group in itertools.groupby(order, key=lambda one: (one.topic, one.row is None)):
-        if topic[1]:
+    for (topic, is_move), group in itertools.groupby(order, key=lambda one: (one.topic, one.row is None)):
+        if is_move:
             clock = settings.allowed_disorder_ms + settings.idle_after_ms
-            steps += [(topic[0], 0, one.to_ms + clock) for one in group]
+            steps += [(topic, 0, one.to_ms + clock) for one in group]
             continue
-        start = rows[topic[0]][-1].offset + 1 if rows[topic[0]] else 0
-        kind = OutputRow if topic[0] == OUTPUTS else LabelRow
-        for at, one in enumerate(group):
-            assert one.row is not None
-            offset, row = divmod(at, rows_a_message)
-            rows[topic[0]].append(kind(offset=start + offset, row=row, **one.row))
-        steps.append((topic[0], rows[topic[0]][-1].offset + 1 - start, 0))
-    driver = Driver(settings=settings, models={}, outputs=rows[OUTPUTS], labels=rows[LABELS])
-    for name, n, clock_ms in steps:
-        if n == 0:
+        kind = OutputRow if topic == OUTPUTS else LabelRow
+        waiting, start = list(group), len(wire[topic])
+        while waiting:
+            together = waiting[: rows_a_message(len(waiting))]
+            del waiting[: len(together)]
+            for number, one in enumerate(together):
+                assert one.row is not None
+                rows[topic].append(kind(offset=len(wire[topic]), row=number, **one.row))
+            wire[topic].append(message_of([one.sent for one in together], in_columns=in_columns is not False))
+        steps.append((topic, len(wire[topic]) - start, 0))
+    what: dict[str, Any] = {"settings": settings, "models": {}, "outputs": rows[OUTPUTS], "labels": rows[LABELS]}
+    driver = Driver(**what) if in_columns is None else EdgeDriver(wire, **what)
+    for name, count, clock_ms in steps:
+        if count == 0:
             driver.advance(clock_ms, outputs_at_edge=name == OUTPUTS, labels_at_edge=name == LABELS)
-        for _ in range(0, n, messages):
-            driver.read(name, min(messages, n))
-            n -= min(messages, n)  # noqa: PLW2901 - what is left of this step
+        left = count
+        while left:
+            read = messages(left)
+            driver.read(name, read)
+            left -= read
             driver.check()
     return driver
 
 
-def _outcomes(driver: Driver) -> list[str]:
+def _outcomes(driver: Driver, names: dict[int, str]) -> list[str]:
     return sorted(
-        f"{one.id_hash - 1} {one.made_at_ms} "
+        f"{names[one.id_hash]} {one.made_at_ms} "
         + (f"labelled {one.delay_ms}{' wrong' * one.wrong}" if one.labelled else "expired")
         for one in driver.outcomes
     )
 
 
-@pytest.mark.parametrize("case", TABLE["case"], ids=[case["name"].replace(" ", "_") for case in TABLE["case"]])
+def _hold(case: dict[str, Any], driver: Driver, arrivals: Sequence[Arrival]) -> None:
+    """Hold what came of the arrivals against the case; and what is left, and a restart."""
+    driver.check()
+    names = {one.row["id_hash"]: one.sent["prediction_id"] for one in arrivals if one.row is not None}
+    assert _outcomes(driver, names) == sorted(case["outcomes"])
+    gauges = driver.join.gauges
+    counts = driver.join.counters | {
+        "pending": gauges["pending_rows"],
+        "orphan_pending": gauges["orphan_rows"],
+    }
+    assert {name: n for name, n in counts.items() if n and name not in _UNSAID} == case["counts"]
+    driver.checkpoint()
+    left = driver.join.gauges
+    assert {name: left[name] for name in case.get("left", {})} == case.get("left", {})
+    driver.crash()
+    driver.check()
+
+
+@CASES
 def test_what_arrives_becomes(case: dict[str, Any]) -> None:
     arrivals = [_arrival(line) for line in case["arrive"]]
     for order in _orders(arrivals):
         for rows_a_message, messages in itertools.product((1, 3), (1, 2, 100)):
-            driver = _drive(case, order, rows_a_message, messages)
-            driver.check()
-            assert _outcomes(driver) == sorted(case["outcomes"])
-            gauges = driver.join.gauges
-            counts = driver.join.counters | {
-                "pending": gauges["pending_rows"],
-                "orphan_pending": gauges["orphan_rows"],
-            }
-            assert {name: n for name, n in counts.items() if n and name not in _UNSAID} == case["counts"]
-            driver.checkpoint()
-            left = driver.join.gauges
-            assert {name: left[name] for name in case.get("left", {})} == case.get("left", {})
-            driver.crash()
-            driver.check()
+            _hold(case, _drive(case, order, at_most(rows_a_message), at_most(messages)), arrivals)
+
+
+@settings(max_examples=15)
+@given(chance=st.randoms(use_true_random=False))
+@CASES
+def test_no_other_way_of_cutting_and_interleaving_changes_anything(case: dict[str, Any], chance: Random) -> None:
+    arrivals = [_arrival(line) for line in case["arrive"]]
+    order = _shuffled(arrivals, chance)
+    _hold(case, _drive(case, order, drawn(chance), drawn(chance)), arrivals)
+
+
+@CASES
+@pytest.mark.parametrize("in_columns", [False, True])
+def test_the_same_comes_of_it_through_the_edge_in_both_forms_of_messages(
+    case: dict[str, Any], *, in_columns: bool
+) -> None:
+    arrivals = [_arrival(line) for line in case["arrive"]]
+    for rows_a_message in (1, 3) if in_columns else (1,):
+        driver = _drive(case, arrivals, at_most(rows_a_message), at_most(2), in_columns=in_columns)
+        _hold(case, driver, arrivals)
 
 
 _UNSAID = {"output_rows", "label_rows", "closed_labelled", "closed_expired"}
