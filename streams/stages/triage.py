@@ -49,6 +49,9 @@ TriageIn = Finding | Through | IncidentAction | Deployment
 TriageOut = Incident | DeadLetter
 
 MAX_RECENT_ACTS = 50
+MAX_CLEARED = 200
+"""Cleared findings of an incident that triage keeps beside those that fire: an incident may stay open for weeks while lanes
+come and go, and its row is written with each of them."""
 HEADROOM_BYTES = 4_096
 """Kept free in each record, for what stages write of themselves."""
 RULE = "default"
@@ -84,6 +87,14 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, tag="case"):
     def firing(self) -> bool:
         """Whether any of its findings fires."""
         return any(fact.firing for fact in self.facts.values())
+
+
+def kept(facts: dict[str, Fact]) -> dict[str, Fact]:
+    """Leave out the oldest of more than `MAX_CLEARED` cleared findings, but not the one with which it all began."""
+    cleared = sorted((fact.decided_at_ms, name) for name, fact in facts.items() if not fact.firing)
+    surplus = {name for _, name in cleared[:-MAX_CLEARED]}
+    surplus.discard(min(facts, key=lambda name: facts[name].onset_from_ms, default=""))
+    return {name: fact for name, fact in facts.items() if name not in surplus} if surplus else facts
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, tag="group"):
@@ -460,11 +471,11 @@ class Triage:
         if known is not None and finding.revision <= known.revision:
             return []
         decided_ms = finding.decided_at_ms
-        facts = case.facts | {finding.finding_id: self._fact(finding)}
+        facts = kept(case.facts | {finding.finding_id: self._fact(finding)})
         evidence = self._evidence(finding)
         changes: dict[str, object] = {
             "findings": self._latest(incident.findings, evidence),
-            "findings_total": len(facts),
+            "findings_total": incident.findings_total + (known is None),
             "versions": self._versions(incident.versions, [evidence]),
             "cause_at_ms": max(incident.cause_at_ms, decided_ms),
         }
@@ -551,7 +562,7 @@ class Triage:
             return []
         incident = case.incident
         decided_ms = finding.decided_at_ms
-        facts = case.facts | {finding.finding_id: self._fact(finding)}
+        facts = kept(case.facts | {finding.finding_id: self._fact(finding)})
         evidence = self._evidence(finding)
         fired = next((one for one in incident.findings if one.finding_id == finding.finding_id), evidence)
         evidence = replace(evidence, message=fired.message)  # what was wrong, rather than that it no longer is
@@ -681,14 +692,15 @@ class Triage:
 
     def _take_over(self, target: Case, source: Case, act: IncidentAction) -> list[TriageOut]:
         """Give an incident the findings of the one that is merged into it, and the group's later findings too."""
-        facts = source.facts | target.facts
+        both = source.facts.keys() & target.facts.keys()
+        facts = kept(source.facts | target.facts)
         findings = target.incident.findings
         for evidence in source.incident.findings:
             if evidence.finding_id not in target.facts:
                 findings = self._latest(findings, evidence)
         changes: dict[str, object] = {
             "findings": findings,
-            "findings_total": len(facts),
+            "findings_total": source.incident.findings_total + target.incident.findings_total - len(both),
             "versions": self._versions(target.incident.versions, source.incident.findings),
             "cause_at_ms": max(target.incident.cause_at_ms, act.decided_at_ms),
         }

@@ -15,7 +15,7 @@ from schemas.incident import MAX_ENCODED_BYTES, Actor, Incident, Reason, Severit
 from schemas.incident_action import Draft, IncidentAction
 from schemas.response import Response
 from schemas.through import Through
-from streams.stages.triage import Triage, TriageOut
+from streams.stages.triage import MAX_CLEARED, Triage, TriageOut
 
 RESPONSE = Response.of(tomllib.loads(Path(config.__file__).with_name("response.toml").read_text()))
 MINUTE = 60_000
@@ -566,6 +566,22 @@ def test_a_record_stays_below_what_consumers_must_take() -> None:
     assert len(last(out).encode()) <= MAX_ENCODED_BYTES
     assert last(out).findings_total == 81
     assert last(out).reason is Reason.ILLEGAL_TRANSITION  # what has no room is refused, and said to be
+
+
+def test_an_incident_whose_lanes_come_and_go_for_weeks_keeps_a_bounded_row() -> None:
+    rows: dict[str, bytes] = {}
+    stage = triage(rows)
+    first = opened(stage)
+    flaps = 3 * MAX_CLEARED
+    for number in range(flaps):
+        one = finding(at=10 + number, lane=f"lane={number % 7}")
+        out = stage.receive([one, cleared(one, 10.5 + number)])
+        if number == flaps // 2:
+            half = max(map(len, rows.values()))
+    assert max(map(len, rows.values())) <= 1.05 * half
+    assert last(out).findings_total == 1 + flaps
+    assert last(out).impact_started_at_ms == first.impact_started_at_ms, "it began with what was said first"
+    assert last(out).is_open, "the first still fires"
 
 
 def test_what_is_long_over_is_forgotten() -> None:
