@@ -2,13 +2,20 @@
 
 import io
 import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from streams.runtime.demo.generator import MINUTE_MS
 from streams.runtime.demo.run import ACK_AFTER_MS, Result, play
 from streams.runtime.demo.screen import Screen
+from streams.runtime.terminal import Exit
+from tests.integration.conftest import a_kafka
 
 HEALTHY_MINUTES = 10
 pytestmark = pytest.mark.slow
@@ -51,3 +58,20 @@ def test_the_same_seed_gives_the_same_incidents(runs: tuple[Result, Result, str]
 
 def test_a_script_reads_the_figures(runs: tuple[Result, Result, str]) -> None:
     assert json.loads(msgspec.json.encode(runs[0]))["acknowledged_at_ms"] == runs[0].acknowledged_at_ms
+
+
+@pytest.mark.kafka
+def test_on_a_real_kafka_the_same_happens(runs: tuple[Result, Result, str]) -> None:
+    with a_kafka("--heap-mb=512") as address:
+        words = ["--fault", "unit", "--minutes", str(HEALTHY_MINUTES), "--json", "--broker", address]
+        command = [str(Path(sys.executable).with_name("tocsin")), "demo", *words]
+        ran = subprocess.run(command, check=False, capture_output=True, text=True)
+        left = AdminClient({"bootstrap.servers": address}).list_topics(timeout=10).topics
+    assert ran.returncode == Exit.DONE, ran.stderr
+    there, here = msgspec.json.decode(ran.stdout, type=Result), runs[0]
+    # when an attempt is made is the world's: a message may leave a tick or two sooner or later
+    untold = replace(there, notified_at_ms=here.notified_at_ms, acknowledged_at_ms=here.acknowledged_at_ms)
+    assert untold == here
+    for name in ("notified_at_ms", "acknowledged_at_ms"):
+        assert abs(getattr(there, name) - getattr(here, name)) <= MINUTE_MS, name
+    assert [name for name in left if "demo." in name] == [], "its topics are gone"
