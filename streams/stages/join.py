@@ -977,9 +977,9 @@ def _corrections(standing: Array, group: Ints, labels: _Labels) -> tuple[Ints, A
     explicit = np.add.reduceat(chain["version"] >= 0, start, dtype=np.int64)
     by_version = explicit == size
     stands |= _rising(chain, np.repeat(by_version, size), of)
-    for one in np.flatnonzero(~by_version & (explicit > 1)).tolist():
-        rows = slice(int(start[one]), int(start[one] + size[one]))
-        stands[rows] = _rising_mixed(chain[rows])
+    mixed = np.repeat(~by_version & (explicit > 1), size)
+    if mixed.any():
+        stands[mixed] = _rising_mixed(chain[mixed], ~is_label[mixed])
     place = np.arange(len(chain))
     last = np.maximum.accumulate(np.where(stands, place, 0))
     corrects = np.flatnonzero(stands & is_label)
@@ -998,20 +998,21 @@ def _rising(chain: Array, by_version: npt.NDArray[np.bool_], of: Ints) -> npt.ND
     return higher
 
 
-def _rising_mixed(chain: Array) -> list[bool]:
+def _rising_mixed(chain: Array, begins: npt.NDArray[np.bool_]) -> list[bool]:
     """Decide the same one by one, where some labels of a group have a version and others none: no order holds then.
 
-    What stands may be of an older time than a label that it stood up against by its version.
+    What stands may be of an older time than a label that it stood up against by its version. `begins` is where a group does.
     """
-    stands = [True] * len(chain)
+    stands = begins.tolist()
     at_ms, at_version, said = NEVER, -1, (0, False)
     columns = (chain[name].tolist() for name in ("labelled_at_ms", "version", "label", "retracted"))
     for at, (labelled_at_ms, version, label, retracted) in enumerate(zip(*columns, strict=True)):
         says = (label, retracted)
-        if version >= 0 and at_version >= 0:
-            stands[at] = version > at_version
-        else:
-            stands[at] = labelled_at_ms > at_ms or (labelled_at_ms == at_ms and says != said)
+        if not stands[at]:
+            if version >= 0 and at_version >= 0:
+                stands[at] = version > at_version
+            else:
+                stands[at] = labelled_at_ms > at_ms or (labelled_at_ms == at_ms and says != said)
         if stands[at]:
             at_ms, at_version, said = labelled_at_ms, version, says
     return stands

@@ -435,15 +435,16 @@ def test_labels_of_one_id_stand_as_one_by_one_however_they_are_cut(
     driver.finish(FAR_MS)
 
 
-def _calls(versions: tuple[int, ...], labels: int) -> int:
-    """Count the calls that are made while one id takes this many labels, each of other content than the one before it."""
-    driver = _driver(([OutputRow(offset=0, broker_ms=900, id_hash=5, made_at_ms=10, model="fraud")], []))
-    driver.read(OUTPUTS, 1)
+def _calls(versions: tuple[int, ...], labels: int, ids: int = 1) -> int:
+    """Count the calls that are made while ids take this many labels in all, each of other content than the one before it."""
+    outputs = [OutputRow(offset=at, broker_ms=900, id_hash=5 + at, made_at_ms=10, model="fraud") for at in range(ids)]
+    driver = _driver((outputs, []))
+    driver.read(OUTPUTS, ids)
     rows = [
         LabelRow(
             offset=at,
             broker_ms=900,
-            id_hash=5,
+            id_hash=5 + at * ids // labels,
             labelled_at_ms=20,
             model="fraud",
             label=at % 3,
@@ -463,13 +464,14 @@ def _calls(versions: tuple[int, ...], labels: int) -> int:
         driver.join.receive(batch)
     finally:
         sys.setprofile(None)
-    assert driver.join.counters["corrected"] == labels - 1
+    assert driver.join.counters["corrected"] == labels - ids
     return calls
 
 
 @pytest.mark.parametrize("versions", [(-1,), (1,), (1, -1)])
 def test_many_labels_of_one_id_take_no_turn_each(versions: tuple[int, ...]) -> None:
     assert _calls(versions, 2_000) < _calls(versions, 20) + 100
+    assert _calls(versions, 2_000, ids=400) < _calls((-1,), 2_000, ids=400) + 100
 
 
 def test_what_is_no_longer_named_is_buried_and_nothing_else() -> None:
