@@ -1003,7 +1003,7 @@ def _rising_mixed(chain: Array, begins: npt.NDArray[np.bool_]) -> list[bool]:
 
     What stands may be of an older time than a label that it stood up against by its version. `begins` is where a group does.
     """
-    stands = begins.tolist()
+    stands: list[bool] = begins.tolist()
     at_ms, at_version, said = NEVER, -1, (0, False)
     columns = (chain[name].tolist() for name in ("labelled_at_ms", "version", "label", "retracted"))
     for at, (labelled_at_ms, version, label, retracted) in enumerate(zip(*columns, strict=True)):
