@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.runtime import plain
-from tests.benchmarks import throughput
+from tests.benchmarks import memory, throughput
 from tests.benchmarks.deployment import ROOT, a_broker
 from tests.benchmarks.figures import Bench, Measured, UnfitError, shown
 
@@ -44,6 +44,8 @@ MEASUREMENTS = (
     ),
     Measurement("wide", ("limit_wide_rows_per_s", "join_wide_rows_per_s", "join_wide_share"), throughput.wide),
     Measurement("batched", ("join_batched_rows_per_s", "limit_batched_rows_per_s"), throughput.batched),
+    Measurement("pending", ("pending_bytes_per_output", "restore_10m_s"), memory.pending),
+    Measurement("flat", ("rss_flat_ratio",), memory.flat),
 )
 """What there is to measure, in the order of the table."""
 

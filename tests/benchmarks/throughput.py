@@ -195,15 +195,16 @@ def check(of: Workload, ran: Sequence[Ran]) -> None:
         "output_rows": of.outputs,
         "label_rows": len(labels),
         "labelled": labelled,
-        "pending_rows": of.outputs - labelled,
+        "without": of.outputs - labelled,
         "corrected": len(labels) - labelled,
     }
     found: dict[str, int] = {}
     for one in ran:
         for name, value in one.noted.counters.items():
             found[name] = found.get(name, 0) + value
+    found["without"] = found["pending_rows"] + found["expired"]
     wrong = {name: (found[name], n) for name, n in expected.items() if found[name] != n}
-    none = ("expired", "late_output", "late_label", "dead_output", "dead_label", "orphan_rows", "conservation_error")
+    none = ("late_output", "late_label", "dead_output", "dead_label", "orphan_rows", "conservation_error")
     wrong |= {name: (found[name], 0) for name in none if found[name]}
     if wrong:
         raise UnfitError("; ".join(f"{name}: found {found}, expected {n}" for name, (found, n) in wrong.items()))

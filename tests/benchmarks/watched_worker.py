@@ -17,7 +17,8 @@ from confluent_kafka import Consumer, TopicPartition
 from streams.runtime import cli, worker
 from streams.runtime.hot_path import HotPath, HotPathSettings
 
-SAMPLE_EVERY_S = 0.5
+SAMPLES = 200
+"""How often, at most, memory is looked at while rows are read."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +67,14 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         return cls(own=own, files=files)
 
 
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """So many rows were read, so many outputs were pending, and so much memory was taken."""
+
+    rows: int
+    pending: int
+    memory: Memory
+
+
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker noted.
 
@@ -75,8 +84,10 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
         When the group gave it partitions, and when it had taken all of them; `restored` outputs were pending then.
     began, read, durable
         Before the first row was read, when all were, and when the checkpoint after that was made.
+    empty, memory
+        Memory when it was given partitions, and in the end; `disk` is what its files hold then, in bytes.
     samples
-        Rows read so far, and memory then.
+        Taken while rows were read.
     counters
         Sums over its partitions of what became of rows, and of what is held.
     """
@@ -88,8 +99,10 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     read: Moment
     durable: Moment
     rows: int
+    empty: Memory
     memory: Memory
-    samples: list[tuple[int, Memory]]
+    disk: int
+    samples: list[Sample]
     counters: dict[str, int]
     counts: dict[str, int]
 
@@ -105,9 +118,10 @@ class Watched(HotPath):
         self._began: Moment | None = None
         self._read_all: Moment | None = None
         self._durable: Moment | None = None
-        self._pending = 0
-        self._samples: list[tuple[int, Memory]] = []
-        self._sample_s = 0.0
+        self._restored_rows = 0
+        self._empty = Memory.now()
+        self._samples: list[Sample] = []
+        self._sample_rows = 0
         self._is_told = False
         self._paused = "waits"
 
@@ -122,10 +136,23 @@ class Watched(HotPath):
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         super()._on_assign(consumer, partitions)
-        self._assigned_at = Moment.now()
+        self._assigned_at, self._empty = Moment.now(), Memory.now()
 
     def _may_read(self) -> bool:
         return self._ready is not None and super()._may_read()
+
+    def _beat(self) -> None:
+        super()._beat()
+        rows = self._rows()
+        if rows > self._sample_rows:
+            self._sample_rows = rows + sum(self._asked.rows) // SAMPLES
+            self._samples.append(Sample(rows=rows, pending=self._pending(), memory=Memory.now()))
+
+    def _rows(self) -> int:
+        return self.counts["rows_model-outputs"] + self.counts["rows_labels"]
+
+    def _pending(self) -> int:
+        return sum(one.join.gauges["pending_rows"] for one in self._working() if one.join is not None)
 
     def _checkpoint(self, some: Sequence[Any], wait_ms: int | None = None) -> None:
         super()._checkpoint(some, wait_ms)
@@ -133,17 +160,12 @@ class Watched(HotPath):
             self._durable = Moment.now()
 
     def _look(self) -> None:
-        now, working = Moment.now(), self._working()
-        rows = self.counts["rows_model-outputs"] + self.counts["rows_labels"]
+        now, working, rows = Moment.now(), self._working(), self._rows()
         taken = len(working) == len(self._owned) == self._asked.partitions
         if taken and self._ready is None:
-            self._ready = now
-            self._pending = sum(one.join.gauges["pending_rows"] for one in working if one.join is not None)
+            self._ready, self._restored_rows = now, self._pending()
         if rows == 0:
             self._began = now  # the pass that brings the first row begins here
-        if now.wall_s >= self._sample_s:
-            self._sample_s = now.wall_s + SAMPLE_EVERY_S
-            self._samples.append((rows, Memory.now()))
         if taken and self._read_all is None and rows >= sum(self._asked.rows[one.partition] for one in working):
             self._read_all = now
             self._due["checkpoint"] = 0.0
@@ -165,12 +187,14 @@ class Watched(HotPath):
         noted = Noted(
             assigned=self._assigned_at,
             ready=self._ready,
-            restored=self._pending,
+            restored=self._restored_rows,
             began=self._began,
             read=self._read_all,
             durable=self._durable,
             rows=rows,
+            empty=self._empty,
             memory=Memory.now(),
+            disk=sum(file.stat().st_size for file in self.settings.folder.rglob("*") if file.is_file()),
             samples=self._samples,
             counters=counters,
             counts=dict(self.counts),

@@ -57,6 +57,8 @@ class Workload:
         Values of the segment.
     label_delay_ms
         The longest.
+    labels_one_in
+        Only one label in so many is written.
     rows_a_message
         1, or how many rows of one partition make a message of columns.
     """
@@ -65,6 +67,7 @@ class Workload:
     features: int = 0
     lanes: int = len(REGIONS)
     label_delay_ms: int = 50_000
+    labels_one_in: int = 1
     rows_a_message: int = 1
 
     @property
@@ -96,6 +99,7 @@ class Workload:
         of = np.arange(self.outputs)
         chance = _mixed(of, 3)
         of = of[chance % np.uint64(6) != 0]
+        of = of[_mixed(of, 8) % np.uint64(self.labels_one_in) == 0]
         delay = self.label_delay_ms // 2 + (_mixed(of, 4) % np.uint64(self.label_delay_ms // 2 + 1)).astype(np.int64)
         at_ms = made_at_ms(of) + delay
         again = _mixed(of, 5) % np.uint64(128) == 0
