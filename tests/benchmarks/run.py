@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from streams.runtime import plain
-from tests.benchmarks import memory, throughput
+from tests.benchmarks import detect_tick, memory, notification, throughput
 from tests.benchmarks.deployment import ROOT, a_broker
 from tests.benchmarks.figures import Bench, Measured, UnfitError, shown
 
@@ -46,6 +46,10 @@ MEASUREMENTS = (
     Measurement("batched", ("join_batched_rows_per_s", "limit_batched_rows_per_s"), throughput.batched),
     Measurement("pending", ("pending_bytes_per_output", "restore_10m_s"), memory.pending),
     Measurement("flat", ("rss_flat_ratio",), memory.flat),
+    Measurement(
+        "detect_tick", ("detect_tick_10k_lanes_ms", "detect_tick_10k_lanes_with_decode_ms"), detect_tick.detect_tick
+    ),
+    Measurement("notification", ("event_to_notification_p99_s",), notification.notification),
 )
 """What there is to measure, in the order of the table."""
 

@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.benchmarks import run
-from tests.benchmarks.run import MEASUREMENTS
+from tests.benchmarks.run import MEASUREMENTS, Measurement
 
 pytestmark = pytest.mark.kafka
 
@@ -19,23 +19,24 @@ RESULTS = {
     "batched": "19a6ed1d4904",
     "pending": "e49e5fe749a0",
     "flat": "19a6ed1d4904",
+    "detect_tick": "2e4184f17895",
+    "notification": "be87689ae0d7",
 }
 """Hashes of what the small form gives: the same rows in other messages give the same sums."""
 
 
-@pytest.mark.parametrize("name", [one.name for one in MEASUREMENTS])
-def test_a_benchmark_gives_the_results_it_always_gave(kafka: str, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "bench.json"
-    done = subprocess.run(
-        [sys.executable, run.__file__, "--small", "--runs", "1", "--only", name, "--broker", kafka, "--out", str(out)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
+@pytest.fixture(scope="module")
+def found(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run all of them once, and return what they wrote into their file."""
+    out = tmp_path_factory.mktemp("bench") / "bench.json"
+    command = [sys.executable, run.__file__, "--small", "--runs", "1", "--broker", kafka, "--out", str(out)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())
-    [of] = [one for one in MEASUREMENTS if one.name == name]
-    assert set(found["figures"]) == set(of.figures)
-    assert all(figure["median"] > 0 for figure in found["figures"].values())
-    assert {key: value for key, value in RESULTS.items() if key in found["results"]} == found["results"]
+    written: dict[str, Any] = json.loads(out.read_text())
+    return written
+
+
+@pytest.mark.parametrize("one", MEASUREMENTS, ids=lambda one: one.name)
+def test_a_benchmark_gives_the_results_it_always_gave(found: dict[str, Any], one: Measurement) -> None:
+    assert all(found["figures"][name]["median"] > 0 for name in one.figures)
+    assert found["results"][one.name] == RESULTS[one.name]
