@@ -6,8 +6,8 @@ somebody was heard are empty ticks passed at one go. What is found depends on th
 source partitions are read. Behind a backlog hundreds of ticks become due together: they are closed a piece at a time
 (`streams.stages.stage.InPieces`).
 
-A snapshot is taken every `SNAPSHOT_TICKS` ticks, and after a baseline or a deployment was read, before the next tick;
-in between, a restart reads on from the last one (`streams.stages.state_rows` has the rows).
+A snapshot is taken every `SNAPSHOT_TICKS` ticks, when no other is due, and after a baseline or a deployment was read,
+before the next tick; in between, a restart reads on from the last one (`streams.stages.state_rows` has the rows).
 """
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
@@ -293,14 +293,17 @@ class Detect:
         return self._is_due()
 
     def more(self) -> list[Out]:
-        """Close the first of the ticks that are due."""
+        """Close the first of the ticks that are due.
+
+        A snapshot waits for the last of them: each holds the statistics of all that are still to be closed.
+        """
         answers: list[Out] = []
         for _ in range(self._ticks_at_once):
             if not self._is_due():
                 break
             self._pass_empty()
             answers += self._tick()
-        if self._ticks_since >= SNAPSHOT_TICKS:
+        if self._ticks_since >= SNAPSHOT_TICKS and not self._is_due():
             self._snapshot()
         return answers
 

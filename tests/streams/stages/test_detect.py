@@ -4,6 +4,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -319,8 +320,20 @@ def returning() -> list[In]:
     ]
 
 
-def in_pieces(records: Sequence[In], ticks_at_once: int, stops: Container[int] = ()) -> tuple[list[list[Out]], Rows]:
-    """Feed as a host does, which makes durable what is settled, between pieces too; return what each call gave.
+class Driven(NamedTuple):
+    """What each call gave, the rows in the end, and how often they were written."""
+
+    answers: list[list[Out]]
+    rows: Rows
+    snapshots: int
+
+    @property
+    def all(self) -> list[Out]:
+        return [one for answers in self.answers for one in answers]
+
+
+def in_pieces(records: Sequence[In], ticks_at_once: int, stops: Container[int] = ()) -> Driven:
+    """Feed as a host does, which makes durable what is settled, between pieces too.
 
     After the calls that `stops` numbers, all that is not durable is gone.
     """
@@ -328,7 +341,7 @@ def in_pieces(records: Sequence[In], ticks_at_once: int, stops: Container[int] =
     overlay = Overlay(rows)
     detect = stage(overlay, ticks_at_once=ticks_at_once)
     answers: list[list[Out]] = []
-    cursor = at = 0
+    cursor = at = snapshots = 0
     while at < len(records) or detect.has_more:
         if detect.has_more:
             answers.append(detect.more())
@@ -338,43 +351,52 @@ def in_pieces(records: Sequence[In], ticks_at_once: int, stops: Container[int] =
         if detect.settled:
             for key, row in overlay.changes().items():
                 rows.pop(key, None) if row is None else rows.update({key: row})
+            snapshots += bool(overlay.changes())
             overlay.settle()
             cursor = at
         if len(answers) in stops:
             overlay = Overlay(rows)
             detect, at = stage(overlay, ticks_at_once=ticks_at_once), cursor
-    return answers, rows
+    return Driven(answers, rows, snapshots)
 
 
 @cache
-def at_one_go() -> tuple[list[list[Out]], Rows]:
+def at_one_go() -> Driven:
     return in_pieces(returning(), 10**6)
 
 
 @pytest.mark.parametrize("ticks_at_once", [1, 7, TICKS_AT_ONCE])
 def test_a_call_closes_so_many_ticks_and_no_more_whatever_became_due(ticks_at_once: int) -> None:
-    answers, rows = in_pieces(returning(), ticks_at_once)
-    assert max(len(marks(piece)) for piece in answers) == ticks_at_once
-    expected, expected_rows = at_one_go()
-    assert len(marks([one for piece in expected for one in piece])) == 180
-    assert [one for piece in answers for one in piece] == [one for piece in expected for one in piece]
-    assert rows == expected_rows
+    found = in_pieces(returning(), ticks_at_once)
+    assert max(len(marks(piece)) for piece in found.answers) == ticks_at_once
+    assert len(marks(at_one_go().all)) == 180
+    assert found.all == at_one_go().all
+    assert found.rows == at_one_go().rows
+    assert found.snapshots == at_one_go().snapshots, "one of many ticks that wait is large"
 
 
 def test_who_asks_for_no_more_gets_it_before_the_next_record_is_taken() -> None:
     detect = stage(ticks_at_once=1)
     answers = [one for record in returning() for one in detect.receive([record])]
     assert [one.from_ms for one in ledger(answers) if one.reason == "lump"] == [marks(straight())[-1]]
-    assert answers == [one for piece in at_one_go()[0] for one in piece]
+    assert answers == at_one_go().all
 
 
 @pytest.mark.parametrize("ticks_at_once", [1, 7, TICKS_AT_ONCE])
 def test_a_restart_between_pieces_does_not_show(ticks_at_once: int) -> None:
     first = returning().index(deployment("d1"))
-    answers, rows = in_pieces(returning(), ticks_at_once, {first, first + 1, first + 3, first + 13})
-    expected, expected_rows = at_one_go()
-    assert {one.encode() for piece in answers for one in piece} == {one.encode() for piece in expected for one in piece}
-    assert rows == expected_rows
+    found = in_pieces(returning(), ticks_at_once, {first, first + 1, first + 3, first + 13})
+    assert {one.encode() for one in found.all} == {one.encode() for one in at_one_go().all}
+    assert found.rows == at_one_go().rows
+
+
+def test_what_is_left_between_pieces_follows_from_the_rows() -> None:
+    # all ticks wait for the baseline: it is in the rows before the first of them closes
+    records = [*in_turn(harmed()), *baseline().split()]
+    first = len(records)
+    found = in_pieces(records, 7, {first, first + 1, first + 5})
+    assert {one.encode() for one in found.all} == {one.encode() for one in straight()}
+    assert [marks(piece) for piece in found.answers[first : first + 2]] == [marks(straight())[:7]] * 2
 
 
 def crashing(records: Sequence[In], stops: dict[int, bool]) -> tuple[list[Out], Rows]:
