@@ -58,6 +58,13 @@ CLOSED_WAIT_MS = 60_000
 CLOSED_WAIT_TICKS = 3
 """The same in ticks, where that is longer: a source partition that follows is heard of once a tick."""
 
+FAR_BEHIND_MS = 600_000
+"""How far behind the clock a source partition is that reads history, as all do at an installation, or after an outage."""
+
+FAR_BEHIND_WAIT_MS = 300_000
+"""How long those that are far behind may be silent, all of them: one join reads them in no even turn, and what it takes over
+from another it restores first, for `worker.restore_wait` at most."""
+
 BASELINE_WAIT_MS = 60_000
 """How long a tick waits, by the clock and at the live edge, for a baseline that its statistics name."""
 
@@ -239,7 +246,8 @@ class Detect:
         self._settled = True
         self._ticks_since = 0
         self._now_ms: int | None = None
-        self._heard_at_ms: dict[int, int] = {}
+        self._heard_at_ms: dict[int, int] = {}  # the first time that was told after it
+        self._far_behind: set[int] = set()
         self._waits_for: tuple[str, int] | None = None
         self._waits_since_ms: int | None = None
         self._load()
@@ -316,7 +324,7 @@ class Detect:
         answers = whole(self, [])
         self._now_ms = max(now_ms, self._now_ms or now_ms)
         if not live:
-            self._heard_at_ms = dict.fromkeys(self._through, self._now_ms)
+            self._heard_at_ms.clear()
             self._waits_since_ms = None
             return answers
         answers += self._missed_sources(self._now_ms)
@@ -351,8 +359,7 @@ class Detect:
         self._sources = closed.source_partitions
         self._first.setdefault(source, closed.through_ms - self._tick_ms)
         self._through[source] = closed.through_ms
-        if self._now_ms is not None:
-            self._heard_at_ms[source] = self._now_ms
+        self._heard_at_ms.pop(source, None)
         gap = self._gaps.pop((TOCSIN, str(source)), None)
         if gap is None:
             return []
@@ -807,9 +814,12 @@ class Detect:
     def _missed_sources(self, now_ms: int) -> list[Out]:
         """Say which source partitions have not closed a tick for too long."""
         findings: list[Out] = []
-        wait_ms = max(CLOSED_WAIT_MS, CLOSED_WAIT_TICKS * self._tick_ms)
+        self._hear(now_ms)
+        far_heard_at_ms = max((self._heard_at_ms[source] for source in self._far_behind), default=0)
         for source, through_ms in sorted(self._through.items()):
-            silent_ms = now_ms - self._heard_at_ms.setdefault(source, now_ms)
+            is_far = source in self._far_behind
+            silent_ms = now_ms - (far_heard_at_ms if is_far else self._heard_at_ms[source])
+            wait_ms = max(FAR_BEHIND_WAIT_MS if is_far else CLOSED_WAIT_MS, CLOSED_WAIT_TICKS * self._tick_ms)
             if self._keeps_watch and silent_ms >= wait_ms and (TOCSIN, str(source)) not in self._gaps:
                 finding = self._firing(
                     model=TOCSIN,
@@ -824,13 +834,23 @@ class Detect:
                     effect=Effect(observed=silent_ms / 1000, expected=self._tick_ms / 1000, unit="seconds of silence"),
                     n=0,
                     log_evidence=0.0,
-                    message=f"source partition {source} has closed no tick: its join is stopped or stuck",
+                    message=f"source partition {source} has closed no tick: its join is stopped or stuck"
+                    + (", and far behind" if is_far else ""),
                     segment=f"source_partition={source}",
                 )
                 self._gaps[TOCSIN, str(source)] = finding
                 self._settled = False
                 findings.append(finding)
         return findings
+
+    def _hear(self, now_ms: int) -> None:
+        """Note the time for those that closed a tick since it was told last, and which of them are far behind it."""
+        for source, through_ms in self._through.items():
+            if source not in self._heard_at_ms:
+                self._heard_at_ms[source] = now_ms
+                self._far_behind.discard(source)
+                if now_ms - through_ms > FAR_BEHIND_MS:
+                    self._far_behind.add(source)
 
     def _undecided_ms(self) -> int:
         """End of the tick that is closed next: no `Through` has passed it."""
