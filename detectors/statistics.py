@@ -1,7 +1,7 @@
 """What is counted of each tick, lane by lane? One table; a detector names what it needs, the join computes the union.
 
 All are integers that add up over source partitions, ticks and lanes, so that neither order nor batching can change
-a result. The W-codes are those of the literature notes behind this project.
+a result. The W-codes are those of the literature notes behind this project, which have none for some.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -76,6 +76,8 @@ class Statistic:
 
     Parameters
     ----------
+    codes
+        What it is in the notes, or a sum of; none where they have no such count.
     of
         Which rows count: `outputs`, `labelled` (outcomes with a label), `expired` (outcomes without), `flips`
         (corrections that change whether the answer was wrong), or `ages` (the label hazard, kept by the join for the
@@ -88,7 +90,7 @@ class Statistic:
     """
 
     name: str
-    code: str
+    codes: tuple[str, ...]
     of: Literal["outputs", "labelled", "expired", "flips", "ages"]
     shape: Callable[[Binning], tuple[int, ...]]
     bins: Callable[[Rows, Binning], Ints] | None = None
@@ -154,45 +156,45 @@ def _ages(bins: Binning) -> tuple[int, ...]:
 STATISTICS: Mapping[str, Statistic] = {
     one.name: one
     for one in (
-        Statistic(name="outputs", code="W1", of="outputs", shape=_one),
-        Statistic(name="outputs_by_score", code="W1", of="outputs", shape=lambda _: (SCORE_BINS + 1,), bins=_score),
+        Statistic(name="outputs", codes=("W1",), of="outputs", shape=_one),
+        Statistic(name="outputs_by_score", codes=("W1",), of="outputs", shape=lambda _: (SCORE_BINS + 1,), bins=_score),
         Statistic(
             name="outputs_by_confidence",
-            code="W1",
+            codes=("W1",),
             of="outputs",
             shape=lambda _: (CONFIDENCE_BINS + 1,),
             bins=_confidence,
         ),
-        Statistic(name="outputs_by_week_hour", code="W1", of="outputs", shape=lambda _: (WEEK_HOURS,), bins=_week_hour),
-        Statistic(name="labelled", code="W2", of="labelled", shape=_one),
+        Statistic(name="outputs_by_week_hour", codes=(), of="outputs", shape=lambda _: (WEEK_HOURS,), bins=_week_hour),
+        Statistic(name="labelled", codes=("W2",), of="labelled", shape=_one),
         Statistic(
-            name="labelled_by_week_hour", code="W2", of="labelled", shape=lambda _: (WEEK_HOURS,), bins=_week_hour
+            name="labelled_by_week_hour", codes=(), of="labelled", shape=lambda _: (WEEK_HOURS,), bins=_week_hour
         ),
         Statistic(
             name="labelled_by_delay_confidence",
-            code="W2",
+            codes=("W2",),
             of="labelled",
             shape=_delay_by_confidence,
             bins=_delay_confidence,
         ),
         Statistic(
             name="wrong_by_delay_confidence",
-            code="W2",
+            codes=("W2",),
             of="labelled",
             shape=_delay_by_confidence,
             bins=_if_wrong(_delay_confidence),
         ),
-        Statistic(name="labelled_by_delay_hour", code="W3", of="labelled", shape=_delay_by_hour, bins=_delay_hour),
+        Statistic(name="labelled_by_delay_hour", codes=("W3",), of="labelled", shape=_delay_by_hour, bins=_delay_hour),
         Statistic(
-            name="wrong_by_delay_hour", code="W3", of="labelled", shape=_delay_by_hour, bins=_if_wrong(_delay_hour)
+            name="wrong_by_delay_hour", codes=("W3",), of="labelled", shape=_delay_by_hour, bins=_if_wrong(_delay_hour)
         ),
-        Statistic(name="expired", code="W3", of="expired", shape=_one),
-        Statistic(name="label_flips", code="W3", of="flips", shape=_one),
-        Statistic(name="at_risk_by_age", code="W5", of="ages", shape=_ages),
-        Statistic(name="labelled_by_age", code="W5", of="ages", shape=_ages),
+        Statistic(name="expired", codes=(), of="expired", shape=_one),
+        Statistic(name="label_flips", codes=(), of="flips", shape=_one),
+        Statistic(name="at_risk_by_age", codes=("W5",), of="ages", shape=_ages),
+        Statistic(name="labelled_by_age", codes=("W5",), of="ages", shape=_ages),
         Statistic(
             name="feature_slots",
-            code="W6",
+            codes=("W6", "W7"),  # W7's wrong type and absent are its last two slots
             of="outputs",
             shape=lambda bins: (len(bins.features), FEATURE_SLOTS),
             bins=_features,

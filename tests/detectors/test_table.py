@@ -45,3 +45,14 @@ def test_errors_are_stepped_before_labels() -> None:
     assert max(order.index(name) for name, one in DETECTORS.items() if one.delay_conditioned) < order.index(
         "label_pipeline"
     )
+
+
+def test_each_statistic_is_called_in_the_notes_what_the_table_says() -> None:
+    # the notes have no count of expiries, of flips, or by hour of the week
+    assert {name: one.codes for name, one in STATISTICS.items()} == {
+        "outputs": ("W1",), "outputs_by_score": ("W1",), "outputs_by_confidence": ("W1",), "outputs_by_week_hour": (),
+        "labelled": ("W2",), "labelled_by_week_hour": (),
+        "labelled_by_delay_confidence": ("W2",), "wrong_by_delay_confidence": ("W2",),
+        "labelled_by_delay_hour": ("W3",), "wrong_by_delay_hour": ("W3",), "expired": (), "label_flips": (),
+        "at_risk_by_age": ("W5",), "labelled_by_age": ("W5",), "feature_slots": ("W6", "W7"),
+    }  # fmt: skip
