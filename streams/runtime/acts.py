@@ -87,7 +87,7 @@ def send(settings: KafkaSettings, reader: Reader, action: IncidentAction, wait_s
     """Send an act and return triage's answer; None when none came in `wait_s`."""
     try:
         IncidentAction.decode(action.encode())
-    except MalformedRecordError as error:
+    except (MalformedRecordError, UnicodeEncodeError) as error:
         raise CommandError(Exit.USAGE, f"the act cannot be sent: {error}") from None
     partition = partition_of(action.model, settings.output_partitions)
     _, start = reader.bounds(INCIDENTS, partition)

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
+from config.fault import SettingsError
 from streams.runtime.terminal import MEANINGS, CommandError, Exit, Teaching, complain
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -73,6 +74,9 @@ def run(words: Sequence[str]) -> int:
     except CommandError as error:
         complain(f"tocsin {words[0]}: {error}")
         return error.status
+    except SettingsError as error:
+        complain(f"tocsin {words[0]}: {len(error.faults)} fault(s) in the settings\n{error}")
+        return Exit.SETTINGS
     except KeyboardInterrupt:
         complain(f"tocsin {words[0]}: interrupted")
         return Exit.INTERRUPTED

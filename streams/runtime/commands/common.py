@@ -1,16 +1,18 @@
 """Which settings does a command go by? Those of files and environment, and the options that every command shares."""
 
 import argparse
+import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from config.fault import Fault, SettingsError
+from config.fault import Fault
 from config.load import load
 from config.reader import Branch, duration_ms
 from config.settings import Settings
 from schemas.instant import instant
-from streams.runtime.terminal import CommandError, Exit, Teaching
+from streams.runtime.terminal import Teaching
 from streams.stages import policy
 
 OPTIONS = {
@@ -46,12 +48,25 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def above_0(text: str) -> float:
     """Read an option that is a number above 0."""
+    return _number(text, "a number above 0", lambda number: number > 0)
+
+
+def at_least_0(text: str) -> float:
+    """Read an option that is a number from 0 on.
+
+    >>> at_least_0("0"), at_least_0("2.5")
+    (0.0, 2.5)
+    """
+    return _number(text, "a number of at least 0", lambda number: number >= 0)
+
+
+def _number(text: str, expected: str, right: Callable[[float], bool]) -> float:
     try:
         number = float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+        number = math.nan
+    if not (math.isfinite(number) and right(number)):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
     return number
 
 
@@ -79,18 +94,15 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(arguments: argparse.Namespace, *, opens_channels: bool = False) -> Settings:
-    """Read all sources of settings; every fault is named before anything starts."""
+    """Read all sources of settings; a `SettingsError` names every fault before anything starts."""
     options = {}
     for option, (setting, _, _) in OPTIONS.items():
         given = getattr(arguments, option.removeprefix("--").replace("-", "_"))
         if given is not None:
             options[setting] = (option, given)
-    try:
-        if opens_channels:
-            return load(arguments.config, os.environ, options, unworkable, misled)
-        return load(arguments.config, os.environ, options, unworkable)
-    except SettingsError as error:
-        raise CommandError(Exit.SETTINGS, f"{len(error.faults)} fault(s) in the settings\n{error}") from None
+    if opens_channels:
+        return load(arguments.config, os.environ, options, unworkable, misled)
+    return load(arguments.config, os.environ, options, unworkable)
 
 
 def unworkable(settings: Settings) -> list[str]:

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--broker", metavar="HOST:PORT", help="a Kafka to run on (default: one inside this process)")
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of delays and faults, a whole number (default %(default)s)"
+        "--seed", type=_seed, default=1, metavar="N", help="of delays and faults, a whole number (default %(default)s)"
     )
     parser.add_argument(
         "--json",
@@ -75,4 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _minutes(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_MINUTES:
         raise argparse.ArgumentTypeError(f"expected 1 to {MOST_MINUTES} minutes, got {text!r}: the stream is no longer")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
     return int(text)

@@ -14,6 +14,7 @@ said with the reason and the remedy, and ends with status 1. `tocsin incidents A
 
 import argparse
 import getpass
+import os
 from collections.abc import Iterator, Mapping
 from typing import get_args
 
@@ -26,7 +27,7 @@ from schemas.incident_action import ActKind
 from schemas.notification import Notification
 from schemas.receipt import Receipt
 from streams.runtime.acts import latest_incidents, new_act, send, the_incident
-from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
+from streams.runtime.commands.common import add_command, add_json, add_settings, at_least_0, settings_of
 from streams.runtime.lines import plain
 from streams.runtime.reading import Reader, told_time
 from streams.runtime.refusals import refusal
@@ -140,13 +141,25 @@ Add a note to an incident's timeline; it changes nothing else.
 
 def _acting(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("incident", metavar="ID", help="id, display id, or the beginning of either")
-    parser.add_argument("--actor", default=getpass.getuser(), metavar="NAME", help="who acts (default %(default)s)")
+    parser.add_argument("--actor", default=_user(), metavar="NAME", help="who acts (default %(default)s)")
     parser.add_argument(
-        "--wait", type=float, default=WAIT_S, metavar="S", help="seconds to wait for the answer (default %(default)g)"
+        "--wait",
+        type=at_least_0,
+        default=WAIT_S,
+        metavar="S",
+        help="seconds to wait for the answer (default %(default)g)",
     )
     add_json(parser)
     add_settings(parser)
     return parser
+
+
+def _user() -> str:
+    """Return who runs this; a container may run as a number that has no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
 
 
 def _severity(text: str) -> int:

@@ -128,6 +128,48 @@ def test_no_words_or_unknown_ones_are_usage(capsys: pytest.CaptureFixture[str]) 
     assert "frobnicate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["incidents", "ack", "INC-1", "--wait", odd] for odd in ("-5", "nan", "inf", "soon")),
+        *(["demo", "--seed", odd] for odd in ("-1", "1.5")),
+        *(["demo", "--minutes", odd] for odd in ("0", "111", "-1")),
+        *(["produce", "x", option, odd] for option in ("--rate", "--speed") for odd in ("0", "-1", "nan", "inf")),
+        *(["produce", "x", "--rows", odd] for odd in ("0", "10001", "1.5")),
+        *(["dead-letters", "list", "--last", odd] for odd in ("0", "-1", "1.5")),
+        *(["dead-letters", "list", "--since", odd] for odd in ("-2 h", "yesterday", "1960-01-01T00:00:00Z")),
+        *(["dead-letters", "replay", "--rate", odd] for odd in ("0", "nan")),
+        *(["incidents", "list", "--severity", odd] for odd in ("0", "5", "SEV--2")),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_means_nothing_is_usage_and_said_to_be(
+    words: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run([*words, "--broker", "localhost:1"])
+    assert ended.value.code == Exit.USAGE
+    assert f"{words[-2]}: expected " in capsys.readouterr().err
+
+
+def test_faults_of_options_are_faults_of_settings_in_the_demo_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--broker", "localhost"]) == Exit.SETTINGS
+    assert "--broker: kafka.broker: expected HOST:PORT" in capsys.readouterr().err
+
+
+def test_who_has_a_number_and_no_name_can_look_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    with pytest.raises(SystemExit) as ended:
+        run(["incidents", "ack", "--help"])
+    assert ended.value.code == 0
+    assert "who acts (default uid-" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_faulty_file_ends_with_its_own_status_and_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "check", str(FAULTS / "many_at_once.toml")]) == Exit.SETTINGS
     assert len(capsys.readouterr().out.splitlines()) == 5

@@ -321,3 +321,8 @@ def test_an_act_without_an_answer_says_that_it_was_sent(tocsin: Tocsin, broker: 
 def test_a_text_beyond_what_a_record_takes_is_refused_before_it_is_sent(tocsin: Tocsin) -> None:
     status, _, err = tocsin("incidents", "resolve", "INC-260", "--as", "fixed", "--reason", "x" * 201)
     assert (status, "reason" in err) == (Exit.USAGE, True)
+
+
+def test_a_text_that_is_none_is_refused_before_it_is_sent(tocsin: Tocsin) -> None:
+    status, _, err = tocsin("incidents", "comment", "INC-260", "caf\udce9")  # a byte of another encoding
+    assert (status, "the act cannot be sent" in err) == (Exit.USAGE, True)
