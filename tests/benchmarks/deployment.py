@@ -26,7 +26,7 @@ from tests.benchmarks import watched_worker, workload
 from tests.benchmarks.figures import UnfitError
 from tests.benchmarks.reference import baseline
 from tests.benchmarks.watched_worker import Noted, Told
-from tests.benchmarks.workload import Ints, Topic, Workload
+from tests.benchmarks.workload import Ints, Workload
 from tests.integration.worker_process import Worker
 
 ROOT = Path(__file__).parents[2]
@@ -39,9 +39,17 @@ RENEW_WAIT_S = 30.0
 WRITTEN = (topics.CHANGELOG, topics.WINDOW_STATS, topics.DEAD_LETTERS)
 """What a join writes, beside the offsets of its group."""
 
+LANES_BY_DEFAULT = 500
+
 SETTINGS = """
+[kafka]
+input_partitions = {partitions}
+
 [worker]
 clock = "topic"  # nobody writes it: time is what the rows say
+
+[detect]
+max_lanes_per_model = {lanes}
 
 [join]
 {join}
@@ -85,8 +93,8 @@ class Deployment:
         What the names of the topics begin with; no other deployment of this broker has it.
     join
         Settings of the join that are not the defaults.
-    labels
-        Whether there are labels.
+    partitions
+        Of each of the two inputs.
     """
 
     folder: Path
@@ -94,7 +102,7 @@ class Deployment:
     prefix: str
     workload: Workload
     join: Mapping[str, str | int]
-    labels: bool = True
+    partitions: int = 4
     started: int = 0
 
     def __post_init__(self) -> None:
@@ -106,17 +114,20 @@ class Deployment:
         lanes = self.settings.detect.max_lanes_per_model
         healthy = baseline(self.workload, model, tick_ms=self.settings.join.tick_ms, max_lanes=lanes)
         send_all(self.cluster, [topics.route(part, self.cluster.output_partitions) for part in healthy.split()])
-        chosen: Sequence[Topic] = workload.TOPICS if self.labels else workload.TOPICS[:1]
-        self.rows: Ints = sum(
-            workload.load(self.cluster, self.workload, chosen).values(),
-            np.zeros(self.cluster.input_partitions, np.int64),
-        )
+        self.load(self.workload)
+
+    def load(self, more: Workload) -> None:
+        """Write a workload; a worker is then to read its rows, and nothing from before."""
+        rows = workload.load(self.cluster, more)
+        self.rows: Ints = np.sum(list(rows.values()), axis=0)
 
     def _write(self, join: Mapping[str, str | int]) -> None:
         numeric, categorical = self.workload.names
         features = dict.fromkeys(numeric, "numeric") | dict.fromkeys(categorical, "categorical")
         self._file.write_text(
             SETTINGS.format(
+                partitions=self.partitions,
+                lanes=max(LANES_BY_DEFAULT, 2 + 2 * self.workload.lanes),
                 join="\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in join.items()),
                 model=workload.MODEL,
                 features=", ".join(f'{name} = "{kind}"' for name, kind in features.items()),

@@ -36,10 +36,10 @@ def pending(bench: Bench) -> Measured:
     for run in range(bench.runs):
         deployment.renew()
         held += deployment.run(rest_s=0.0 if bench.small else REST_S)
-        check(workload, held[-1:])
+        check([workload], held[-1:])
         hashes.add(deployment.results())
         restored += deployment.run(may_restore=True)
-        check(workload, restored[-1:])
+        check([workload], restored[-1:])
         _compare(held[-1], restored[-1])
         bench.say(
             f"pending: run {run + 1} of {bench.runs}: {_a_row(held[-1], _own(held[-1])):.1f} bytes a row, "
@@ -89,7 +89,7 @@ def flat(bench: Bench) -> Measured:
     for run in range(bench.runs):
         deployment.renew()
         [ran] = deployment.run()
-        check(workload, [ran])
+        check([workload], [ran])
         hashes.add(deployment.results())
         first, last = (_between(ran, *part) for part in (FIRST, LAST))
         before, after = (median(one.pending for one in part) for part in (first, last))

@@ -12,12 +12,13 @@ from schemas.model import Model
 from tests.benchmarks import workload
 from tests.benchmarks.workload import Workload
 
-HISTORY_OUTPUTS = 20_000
+HISTORY_OUTPUTS, OF_EACH_VALUE = 20_000, 20
+"""How many outputs, at least: in all, and of each value of the segment."""
 
 
 def history(of: Workload) -> History:
     """Return outputs with their labels, as `tocsin baseline build` would read them from a file."""
-    numbers = np.arange(HISTORY_OUTPUTS)
+    numbers = np.arange(max(HISTORY_OUTPUTS, OF_EACH_VALUE * of.lanes))
     n, score = len(numbers), (workload.scores(numbers) / 1_000_000).astype(np.float32)
     made_at_ms = workload.made_at_ms(numbers)
     none, nothing = Names(np.full(n, -1, np.int32), ()), np.full(n, np.nan)

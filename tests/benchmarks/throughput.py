@@ -170,7 +170,12 @@ def join(deployment: Deployment, processes: int = 1) -> Rate:
     """Join, with nothing there from before."""
     deployment.renew()
     ran = deployment.run(processes=processes)
-    check(deployment.workload, ran)
+    check([deployment.workload], ran)
+    return rate_of(ran)
+
+
+def rate_of(ran: Sequence[Ran]) -> Rate:
+    """Return at what rate some workers joined together."""
     first, last = min(one.noted.began.wall_s for one in ran), max(one.noted.durable.wall_s for one in ran)
     rows = sum(one.noted.rows for one in ran)
     alone = [Rate.between(one.noted.rows, one.noted.began, one.noted.durable) for one in ran]
@@ -181,21 +186,22 @@ def join(deployment: Deployment, processes: int = 1) -> Rate:
     )
 
 
-def check(of: Workload, ran: Sequence[Ran]) -> None:
-    """Hold what became of rows against what the workload says.
+def check(of: Sequence[Workload], ran: Sequence[Ran]) -> None:
+    """Hold what became of rows against what the workloads say, which the workers or those before them joined.
 
     Raises
     ------
     UnfitError
         A row is missing, or was counted as something else.
     """
-    labels, _ = of.labels()
+    outputs = sum(one.outputs for one in of)
+    labels = np.concatenate([one.labels()[0] for one in of])
     labelled = len(np.unique(labels))
     expected = {
-        "output_rows": of.outputs,
+        "output_rows": outputs,
         "label_rows": len(labels),
         "labelled": labelled,
-        "without": of.outputs - labelled,
+        "without": outputs - labelled,
         "corrected": len(labels) - labelled,
     }
     found: dict[str, int] = {}

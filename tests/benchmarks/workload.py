@@ -59,6 +59,8 @@ class Workload:
         The longest.
     labels_one_in
         Only one label in so many is written.
+    first
+        Number of the first output; numbers say when an output was made.
     rows_a_message
         1, or how many rows of one partition make a message of columns.
     """
@@ -68,6 +70,7 @@ class Workload:
     lanes: int = len(REGIONS)
     label_delay_ms: int = 50_000
     labels_one_in: int = 1
+    first: int = 0
     rows_a_message: int = 1
 
     @property
@@ -96,7 +99,7 @@ class Workload:
 
     def labels(self) -> tuple[Ints, Ints]:
         """Return the output of each label, and its time in ms, in the order in which they come."""
-        of = np.arange(self.outputs)
+        of = self.first + np.arange(self.outputs)
         chance = _mixed(of, 3)
         of = of[chance % np.uint64(6) != 0]
         of = of[_mixed(of, 8) % np.uint64(self.labels_one_in) == 0]
@@ -112,7 +115,7 @@ class Workload:
         """Give the rows of a topic, block by block: of which output each is, and its time in ms."""
         if topic == OUTPUTS:
             for start in range(0, self.outputs, BLOCK_ROWS):
-                numbers = np.arange(start, min(start + BLOCK_ROWS, self.outputs))
+                numbers = self.first + np.arange(start, min(start + BLOCK_ROWS, self.outputs))
                 yield numbers, made_at_ms(numbers)
         else:
             of, at_ms = self.labels()
@@ -255,8 +258,8 @@ def partitions_of(ids: Sequence[str], partitions: int) -> Ints:
     return (found & np.uint32(0x7FFFFFFF)).astype(np.int64) % partitions
 
 
-def load(cluster: KafkaSettings, workload: Workload, topics: Sequence[Topic] = TOPICS) -> dict[Topic, Ints]:
-    """Write a workload to its topics, which are there and empty; return how many rows each partition then has.
+def load(cluster: KafkaSettings, workload: Workload) -> dict[Topic, Ints]:
+    """Write a workload to its topics, which are there; return how many rows of it each partition has.
 
     Raises
     ------
@@ -264,7 +267,7 @@ def load(cluster: KafkaSettings, workload: Workload, topics: Sequence[Topic] = T
         The brokers did not take it in time.
     """
     producer = kafka.producer(cluster, "bench-load", None, **{"delivery.timeout.ms": DELIVERY_WAIT_MS})
-    return {topic: _load(producer, cluster, workload, topic) for topic in topics}
+    return {topic: _load(producer, cluster, workload, topic) for topic in TOPICS}
 
 
 def _load(producer: Producer, cluster: KafkaSettings, workload: Workload, topic: Topic) -> Ints:
