@@ -34,6 +34,8 @@ class KindRule(Setting, frozen=True, kw_only=True):
         Severity where the model has no agreed accuracy; None: as `severity`.
     on_several_lanes
         Severity once `several_lanes` lanes of the incident fire with this kind; None: as `severity`.
+    open_after_ms
+        Continuously firing before an incident opens; None: as its severity.
     rollback_now
         The message asks for the last known good version at once.
     """
@@ -43,6 +45,7 @@ class KindRule(Setting, frozen=True, kw_only=True):
     says: Annotated[str, Meta(min_length=1, max_length=200)]
     without_sla: SeverityNumber | None = None
     on_several_lanes: SeverityNumber | None = None
+    open_after_ms: Span | None = None
     rollback_now: bool = False
 
 

@@ -52,18 +52,16 @@ may take ten times as long on a loaded machine, where a worker that is silent fo
 LEDGER_MS = 3_600_000
 """Event time that one ledger entry covers at most."""
 
-CLOSED_WAIT_MS = 60_000
-"""How long a source partition may be silent, by the clock and at the live edge, before that is a monitoring gap."""
+SILENT_WAIT_MS = 300_000
+"""How long a source partition may be silent, by the clock and at the live edge, before that is a gap of our monitoring:
+longer than a join takes to be restarted, and `worker.restore_wait`."""
 
-CLOSED_WAIT_TICKS = 3
+SILENT_WAIT_TICKS = 3
 """The same in ticks, where that is longer: a source partition that follows is heard of once a tick."""
 
 FAR_BEHIND_MS = 600_000
-"""How far behind the clock a source partition is that reads history, as all do at an installation, or after an outage."""
-
-FAR_BEHIND_WAIT_MS = 300_000
-"""How long those that are far behind may be silent, all of them: one join reads them in no even turn, and what it takes over
-from another it restores first, for `worker.restore_wait` at most."""
+"""How far behind the clock a source partition is that reads history, as all do at an installation, or after an outage. One
+join reads them in no even turn: they are silent when all of them are."""
 
 BASELINE_WAIT_MS = 60_000
 """How long a tick waits, by the clock and at the live edge, for a baseline that its statistics name."""
@@ -819,13 +817,13 @@ class Detect:
         for source, through_ms in sorted(self._through.items()):
             is_far = source in self._far_behind
             silent_ms = now_ms - (far_heard_at_ms if is_far else self._heard_at_ms[source])
-            wait_ms = max(FAR_BEHIND_WAIT_MS if is_far else CLOSED_WAIT_MS, CLOSED_WAIT_TICKS * self._tick_ms)
+            wait_ms = max(SILENT_WAIT_MS, SILENT_WAIT_TICKS * self._tick_ms)
             if self._keeps_watch and silent_ms >= wait_ms and (TOCSIN, str(source)) not in self._gaps:
                 finding = self._firing(
                     model=TOCSIN,
                     lane="*",
                     detector="monitoring_gap",
-                    kind="monitoring_gap",
+                    kind="detection_stopped",
                     ledger="ticket",
                     guarantee="none",
                     alarm_tick_ms=through_ms,

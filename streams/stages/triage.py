@@ -275,7 +275,9 @@ class Triage:
         return Severity(rule.severity)
 
     def _opens_ms(self, finding: Finding) -> int:
-        return finding.decided_at_ms + self._hold_downs(self._severity(finding)).open_after_ms
+        own_ms = self._rule(finding.kind).open_after_ms
+        wait_ms = self._hold_downs(self._severity(finding)).open_after_ms if own_ms is None else own_ms
+        return finding.decided_at_ms + wait_ms
 
     def _finding(self, finding: Finding) -> list[TriageOut]:
         seen = self._findings.get(finding.finding_id)

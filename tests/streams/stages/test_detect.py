@@ -26,7 +26,7 @@ from schemas.ledger_entry import LedgerEntry
 from schemas.model import Model
 from schemas.through import Through
 from schemas.window_stats import WindowStats
-from streams.stages.detect import FAR_BEHIND_WAIT_MS, SNAPSHOT_TICKS, TICKS_AT_ONCE, Detect, In, Out
+from streams.stages.detect import SILENT_WAIT_MS, SNAPSHOT_TICKS, TICKS_AT_ONCE, Detect, In, Out
 from streams.stages.stage import Overlay, whole
 from streams.stages.state_rows import BLOCK_BYTES, TornStateError
 
@@ -599,12 +599,12 @@ def test_a_silent_source_partition_is_a_gap_of_our_own() -> None:
     assert not detect.clock(200_000, live=True)
     assert not detect.clock(230_000, live=True)
     fed(detect, [closed(number, 160_000) for number in range(3)])
-    assert not findings(detect.clock(259_999, live=True))
-    gap = findings(detect.clock(260_000, live=True))
+    assert not findings(detect.clock(200_000 + SILENT_WAIT_MS - 1, live=True))
+    gap = findings(detect.clock(200_000 + SILENT_WAIT_MS, live=True))
     assert [(one.model, one.segment, one.kind, one.alarm_tick_ms, one.guarantee) for one in gap] == [
-        ("tocsin", "source_partition=3", "monitoring_gap", 100_000, "none")
+        ("tocsin", "source_partition=3", "detection_stopped", 100_000, "none")
     ]
-    assert not findings(detect.clock(261_000, live=True))
+    assert not findings(detect.clock(201_000 + SILENT_WAIT_MS, live=True))
     cleared = findings(fed(detect, [closed(3, 160_000)]))
     assert [(one.state, one.finding_id, one.revision) for one in cleared] == [("cleared", gap[0].finding_id, 1)]
 
@@ -621,9 +621,9 @@ def test_a_gap_needs_the_live_edge_and_is_told_by_one_owner() -> None:
 
 
 def test_a_source_partition_that_closes_tick_after_tick_is_no_gap_however_long_the_ticks_are() -> None:
-    #  closed   100 s     160 s     220 s                 silent
-    #  clock         260 s     320 s     380 s … 559 s … 560 s
-    minute = 60_000
+    #  closed   100 s     280 s     460 s                   silent
+    #  clock         200 s     380 s     560 s … 740 s … 1,280 s
+    tick_ms = 180_000
     detect = Detect(
         rows={},
         partition=0,
@@ -631,15 +631,15 @@ def test_a_source_partition_that_closes_tick_after_tick_is_no_gap_however_long_t
         tenant="acme",
         environment="prod",
         models={},
-        budget=replace(BUDGET, tick_ms=minute),
+        budget=replace(BUDGET, tick_ms=tick_ms),
         ticks_at_once=TICKS_AT_ONCE,
     )
-    for at_ms in (100_000, 160_000, 220_000):
+    for at_ms in (100_000, 280_000, 460_000):
         assert not findings(detect.clock(100_000 + at_ms, live=True))
         fed(detect, [closed(number, at_ms) for number in range(SOURCES)])
-    assert not findings(detect.clock(380_000, live=True))
-    assert not findings(detect.clock(380_000 + 3 * minute - 1, live=True))
-    assert len(findings(detect.clock(380_000 + 3 * minute, live=True))) == SOURCES
+    assert not findings(detect.clock(740_000, live=True))
+    assert not findings(detect.clock(740_000 + 3 * tick_ms - 1, live=True))
+    assert len(findings(detect.clock(740_000 + 3 * tick_ms, live=True))) == SOURCES
 
 
 def test_what_was_read_while_no_time_was_told_is_no_gap() -> None:
@@ -661,8 +661,8 @@ def test_a_join_that_reads_history_is_no_gap_while_any_of_its_partitions_goes_on
         fed(detect, [closed(turn % SOURCES, 200_000 + turn * 1_000)])
     heard_ms = hours + 12 * 50_000
     assert not findings(detect.clock(heard_ms, live=True))
-    assert not findings(detect.clock(heard_ms + FAR_BEHIND_WAIT_MS - 1, live=True))
-    gaps = findings(detect.clock(heard_ms + FAR_BEHIND_WAIT_MS, live=True))
+    assert not findings(detect.clock(heard_ms + SILENT_WAIT_MS - 1, live=True))
+    gaps = findings(detect.clock(heard_ms + SILENT_WAIT_MS, live=True))
     assert len(gaps) == SOURCES
     assert all(one.message.endswith("and far behind") for one in gaps)
 
@@ -679,14 +679,16 @@ def test_a_partition_that_stays_far_behind_when_the_others_have_read_all_is_a_ga
         fed(detect, [closed(number, now_ms - 30_000) for number in range(3)])
         found[now_ms] = findings(detect.clock(now_ms, live=True))
     rang = {now_ms: [one.segment for one in gaps] for now_ms, gaps in found.items() if gaps}
-    assert rang == {hours + 30_000 + FAR_BEHIND_WAIT_MS: ["source_partition=3"]}
+    assert rang == {hours + 30_000 + SILENT_WAIT_MS: ["source_partition=3"]}
 
 
 def test_a_gap_is_never_decided_before_a_mark() -> None:
     detect = stage()
     through = marks(fed(detect, [closed(number, 100_000) for number in range(SOURCES)]))[-1]
     detect.clock(0, live=True)
-    assert all(one.decided_at_ms > through for one in findings(detect.clock(60_000, live=True)))
+    gaps = findings(detect.clock(SILENT_WAIT_MS, live=True))
+    assert gaps
+    assert all(one.decided_at_ms > through for one in gaps)
 
 
 def test_a_model_that_nobody_configured_gets_one_ticket_until_it_is_configured() -> None:

@@ -160,6 +160,11 @@ def test_sev_1_opens_at_once() -> None:
     assert (incident.severity, incident.opened_at_ms) == (Severity.CRITICAL, T0)
 
 
+def test_that_nothing_is_decided_opens_at_once_for_no_time_will_pass() -> None:
+    [one] = [one for one in triage().receive([finding("detection_stopped")]) if isinstance(one, Incident)]
+    assert one.severity is Severity.MEDIUM
+
+
 def test_one_jump_of_time_opens_as_many_small_ones_do() -> None:
     one, many = triage(), triage()
     by_one = one.receive([finding(), through(60)])
