@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from config.fault import Fault
+from config.fault import UNSHOWN, Fault
 
 EnumT = TypeVar("EnumT", bound=str)
 
@@ -289,7 +289,8 @@ class Table:
         """Return an inner table; an empty one when it was not given."""
         node = self._nodes[name] if self.has(name) else None
         if isinstance(node, Given):
-            self.note(name, "a table", shown(node.value), f"write [{self.name_of(name)}]")
+            got = UNSHOWN if node.raw else shown(node.value)  # a variable may hold what was meant for one inside
+            self.note(name, "a table", got, f"write [{self.name_of(name)}]")
         branch = node if isinstance(node, Branch) else Branch({}, self._branch.source, self._branch.line)
         return Table(self.name_of(name), branch, self._faults)
 

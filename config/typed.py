@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
-from config.fault import Fault
+from config.fault import UNSHOWN, Fault
 from config.reader import Branch, Given, Node, duration_ms, shown
 from schemas.fields import in_words
 
@@ -112,7 +112,10 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
             remedy = f"did you mean {near[0]}?" if near else remedy
         elif text.startswith("Invalid value "):
             expected, got = "one of the names that are allowed here", text.removeprefix("Invalid value ")
-        got = (got.replace("`", "") or "another") if inner else shown(value)
+        if isinstance(at, Given) and at.raw and _holds_others(annotation):
+            got = UNSHOWN  # a variable may hold what was meant for one inside
+        else:
+            got = (got.replace("`", "") or "another") if inner else shown(value)
         expected = in_words(expected) if expected.startswith("`") else expected
         faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], got, remedy))
     return value
@@ -145,6 +148,12 @@ def _members(annotation: Any) -> list[Any]:  # noqa: ANN401 -- as above
     if get_origin(annotation) in {Union, types.UnionType}:
         return [one for argument in get_args(annotation) for one in _members(argument)]
     return [annotation]
+
+
+def _holds_others(annotation: Any) -> bool:  # noqa: ANN401 -- as above
+    """Whether a table is meant, or a list."""
+    inner = _inner(annotation)
+    return get_origin(inner) in {dict, list, tuple} or (isinstance(inner, type) and issubclass(inner, msgspec.Struct))
 
 
 def _inner(annotation: Any) -> Any:  # noqa: ANN401 -- as above

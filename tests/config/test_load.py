@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from config.fault import Fault, SettingsError
+from config.fault import UNSHOWN, Fault, SettingsError
 from config.load import DEFAULT_FILE, load
 from config.settings import Settings
 
@@ -137,6 +137,15 @@ def test_a_faulty_variable_is_named_as_the_source() -> None:
         ("--broker", 0, "kafka.broker"),
         (variable, 0, "join.tikc"),
     ]
+
+
+@pytest.mark.parametrize(
+    "table", ["KAFKA", "KAFKA__SECURITY", "JOIN", "MODELS", "MODELS__M", "CHANNELS", "POLICY", "KINDS"]
+)
+def test_a_variable_that_should_be_a_table_is_named_and_its_value_is_not_shown(table: str) -> None:
+    (fault,) = faults_of(None, {f"TOCSIN__{table}": "TOPSECRET"})
+    assert fault.source == f"TOCSIN__{table}"
+    assert fault.got == UNSHOWN
 
 
 def test_a_file_that_is_not_there_is_a_fault_and_no_traceback(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 from standardwebhooks.webhooks import Webhook
 
+from config.fault import UNSHOWN
 from config.reader import shown
 from schemas.fields import MalformedRecordError
 from schemas.ids import rfc3339
@@ -34,6 +35,8 @@ MAX_PORT = 65_535
 LEAST_KEY_BYTES = 24
 MOST_KEY_BYTES = 64
 """What Standard Webhooks asks of a key; a shorter one is rather a mistake than a secret."""
+_USUAL_NAME = re.compile(r"_?[A-Z][A-Z0-9]{0,19}(_[A-Z0-9]{1,20}){0,9}")
+"""Of a variable of the environment; a key in base64 or hexadecimal digits is none."""
 LEAST_SECRET_PATH_BYTES = 8
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """In which an IPv4 address is written as one of IPv6 (RFC 6052)."""
@@ -222,7 +225,16 @@ def _odd_secret(secret: str, variable: str, where: str) -> Iterator[Objection]:
 
     >>> [one.got for one in _odd_secret("abc", "OPS", "a")], [one.got for one in _odd_secret("YWJj", "OPS", "a")]
     (['something else'], ['a key of 3 bytes'])
+
+    What is no usual name may be the secret itself, and is not said:
+
+    >>> [one.expected for one in _odd_secret("", "whsec_U0VDUkVU", "a")]
+    ['the name of a variable of the environment, such as TOCSIN_OPS_SECRET']
     """
+    if not secret and not _USUAL_NAME.fullmatch(variable):
+        expected = "the name of a variable of the environment, such as TOCSIN_OPS_SECRET"
+        yield Objection(where, expected, UNSHOWN, "put the secret into that variable, and its name here")
+        return
     make = f'give the receiver and {variable} the same: "whsec_" and what `openssl rand -base64 32` prints'
     if not secret:
         yield Objection(where, f"a secret in the environment as {variable}", "nothing", make)

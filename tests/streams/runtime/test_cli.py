@@ -193,6 +193,21 @@ def test_defaults_and_environment_are_sound(capsys: pytest.CaptureFixture[str]) 
     assert "1 false page(s) a week" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "secret", ["whsec_U0VDUkVU", "U0VDUkVUU0VDUkVUU0VDUkVU", "0f" * 32, "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"]
+)
+def test_a_secret_where_the_name_of_its_variable_belongs_is_not_shown(
+    secret: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.toml"
+    endpoint = f'{{ url = "https://example.org/", secret_from = "{secret}", allow_private = false }}'
+    file.write_text(f"[channels.webhook.endpoints]\nops = {endpoint}\n")
+    assert run(["config", "check", str(file)]) == Exit.SETTINGS
+    said = "".join(capsys.readouterr())
+    assert "own.toml:2: channels.webhook.endpoints.ops.secret_from: expected the name of a variable" in said
+    assert secret not in said
+
+
 def test_a_channel_that_cannot_be_opened_is_named_at_its_place_and_its_secret_is_not_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
