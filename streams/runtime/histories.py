@@ -29,12 +29,15 @@ class Gathered:
 
     Parameters
     ----------
-    refused
-        Rows that are no outputs or labels, as far as they are named; `refused_rows` counts all.
+    refused, refused_labels
+        Rows that are no outputs, and of those of labels such as are none, as far as they are named; `refused_rows` counts
+        all.
     foreign_rows
         Rows of other models.
     repeated_rows
         Outputs of an id that was there already: the first counts.
+    matched_rows
+        Labels in rows of their own that have an output.
     orphans, late
         Labels without an output, and those that came after the model's wait.
     """
@@ -42,17 +45,19 @@ class Gathered:
     outputs: dict[str, Output] = field(default_factory=dict)
     labels: dict[str, Label] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
+    refused_labels: list[str] = field(default_factory=list)
     refused_rows: int = 0
     foreign_rows: int = 0
     repeated_rows: int = 0
+    matched_rows: int = 0
     orphans: int = 0
     late: int = 0
 
-    def refuse(self, place: int, error: MalformedRecordError) -> None:
+    def refuse(self, among: list[str], place: int, error: MalformedRecordError) -> None:
         """Take note of a row that cannot be read."""
         self.refused_rows += 1
-        if len(self.refused) < MOST_NAMED:
-            self.refused.append(f"row {place}: {error}")
+        if len(among) < MOST_NAMED:
+            among.append(f"{place}: {error}")
 
 
 def gather(
@@ -64,14 +69,16 @@ def gather(
         try:
             _take_output(row, model, found)
         except MalformedRecordError as error:
-            found.refuse(row.place, error)
+            found.refuse(found.refused, row.place, error)
         if told is not None:
             told(1)
     for row in label_rows:
         try:
-            _take_label(row.label(), model, found)
+            label = row.label()
+            found.matched_rows += label.model == model.name and label.prediction_id in found.outputs
+            _take_label(label, model, found)
         except MalformedRecordError as error:
-            found.refuse(row.place, error)
+            found.refuse(found.refused_labels, row.place, error)
         if told is not None:
             told(1)
     wait_ms = model.label_wait_ms

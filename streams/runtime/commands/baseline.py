@@ -266,8 +266,9 @@ def _gathered(arguments: argparse.Namespace, model: Model) -> Gathered:
             found = gather(read_rows(arguments.file), label_rows, model, progress.add)
         except MalformedRecordError as error:
             raise CommandError(Exit.DATA, str(error)) from None
-    for said in found.refused:
-        complain(said)
+    for file, refused in ((arguments.file, found.refused), (arguments.labels, found.refused_labels)):
+        for said in refused:
+            complain(plain(f"{file.name}:{said}"))
     for count, what in (
         (found.refused_rows, "rows are no outputs or labels, and were left out"),
         (found.foreign_rows, "rows are of other models, and were left out"),
@@ -277,6 +278,12 @@ def _gathered(arguments: argparse.Namespace, model: Model) -> Gathered:
     ):
         if count:
             complain(f"{count:,} {what}")
+    if arguments.labels is not None and found.outputs and not found.matched_rows:
+        raise CommandError(
+            Exit.DATA,
+            f"{plain(str(arguments.labels))}: no labels of these outputs of {plain(model.name)}; name the file of their labels, "
+            "or leave --labels out",
+        )
     return found
 
 

@@ -54,7 +54,7 @@ def test_what_cannot_be_used_is_counted_by_its_kind_and_named() -> None:
     rows = [output(1), output(1, prediction=0), output(2, model="other"), output(3, score=2)]
     found = gather(rows, [], MODEL)
     assert (len(found.outputs), found.repeated_rows, found.foreign_rows, found.refused_rows) == (1, 1, 1, 1)
-    assert found.refused == ["row 3: output.score: expected a number of at most 1.0, got 2"]
+    assert found.refused == ["3: output.score: expected a number of at most 1.0, got 2"]
     assert found.outputs["p1"].prediction == 1
 
 

@@ -94,6 +94,28 @@ def test_a_history_that_is_too_short_is_no_reference(tocsin: Tocsin, files: tupl
     assert "100 outputs, at least 500 are expected" in err
 
 
+@pytest.mark.parametrize("which", ["outputs", "of others", "none"])
+def test_a_file_of_labels_that_has_none_of_these_outputs_is_refused(
+    which: str, tocsin: Tocsin, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings, history = files
+    rows = [msgspec.json.decode(line) for line in history.read_text().splitlines()]
+    outputs = [{name: value for name, value in row.items() if "label" not in name} for row in rows]
+    beside = ("model", "label", "labelled_at_ms")
+    others = [
+        {"prediction_id": f"of another {n}", **{name: row[name] for name in beside}} for n, row in enumerate(rows)
+    ]
+    given = {"outputs": outputs, "of others": others, "none": []}[which]
+    file, labels = tmp_path / "outputs.ndjson", tmp_path / "labels.ndjson"
+    file.write_bytes(b"\n".join(map(msgspec.json.encode, outputs)))
+    labels.write_bytes(b"\n".join(map(msgspec.json.encode, given)))
+    words = ("baseline", "build", str(file), "--labels", str(labels), "--model", "fraud", "--config", str(settings))
+    status, out, err = tocsin(*words, "--dry-run")
+    assert (status, out) == (Exit.DATA, "")
+    assert f"{labels}: no labels of these outputs of fraud" in err
+    assert ("labels.ndjson:1: label" in err) == (which == "outputs")
+
+
 SETTINGS = """
 [models.fraud]
 kind = "classification"
