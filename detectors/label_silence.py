@@ -46,8 +46,8 @@ class FittedLabelSilence:
         return np.where(seen.arrays["labelled_by_age"].any(axis=1), LOWEST, unlabelled)[:, None]
 
     def tally(self, seen: LaneTicks, leading: Ints) -> Floats:  # noqa: ARG002 - there is one alternative
-        """Count labels, labels again, and labels expected."""
-        return self.healthy.tally(seen)
+        """Count labels expected, labels, and labels expected again: it listens from when one was due, for none may ever come."""
+        return self.healthy.tally(seen)[:, [2, 1, 2]]
 
     def midpoint(self, sums: Floats, leading: Ints) -> Floats:  # noqa: ARG002
         """Share of the expected labels below which they have still stopped."""

@@ -18,6 +18,7 @@ from streams.runtime.terminal import CommandError, Exit, complain
 from streams.runtime.topics import ACTIONS, INCIDENTS, INCIDENTS_LATEST, partition_of
 
 LOOK_AGAIN_S = 0.2
+LEAST_OF_A_NAME = 3
 
 
 def latest_incidents(reader: Reader) -> list[Incident]:
@@ -41,15 +42,18 @@ def latest_incidents(reader: Reader) -> list[Incident]:
 
 
 def the_incident(name: str, incidents: list[Incident]) -> Incident:
-    """Find one incident by its id, its display id, or the beginning of either."""
+    """Find one incident by its id, its display id, or at least three characters of the beginning of either."""
     if exact := [one for one in incidents if name in {one.incident_id, one.display_id}]:
         return exact[0]
+    begins = name.upper().removeprefix("INC-")
+    if len(begins) < LEAST_OF_A_NAME:  # an empty variable of a script would name the only one there is
+        raise CommandError(
+            Exit.USAGE, f'"{name}" names no incident: write at least {LEAST_OF_A_NAME} characters of its id'
+        )
     found = [
         one
         for one in incidents
-        if one.incident_id.startswith(name.lower())
-        or one.display_id.startswith(name.upper())
-        or one.display_id.removeprefix("INC-").startswith(name.upper())
+        if one.incident_id.upper().startswith(begins) or one.display_id.removeprefix("INC-").startswith(begins)
     ]
     if len(found) == 1:
         return found[0]

@@ -167,6 +167,14 @@ def test_labels_that_stop_ring_and_clear(bench: Bench, ways: Ways, harm: Harm) -
     assert any(90 <= at < 92 for at, _, _ in found.cleared)
 
 
+def test_labels_that_never_begin_ring(bench: Bench, ways: Ways, harm: Harm) -> None:
+    healthy = ways.stream(8, 60)
+    never = np.full_like(healthy.labelled_at_ms, NO_LABEL)
+    found = bench.run(bench.ticks(harm["labels"](healthy, never)), ("label_silence",))
+    assert found.first("label_silence") < 20
+    assert found.details[0][1].description.effect.observed == 0
+
+
 def test_outputs_that_stop_are_no_silence_of_labels(bench: Bench, ways: Ways) -> None:
     # the pending labels come in and then there is nothing left to come
     stream = ways.stream(9, 400)

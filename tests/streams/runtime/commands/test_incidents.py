@@ -117,10 +117,14 @@ def test_a_severity_means_that_bad_or_worse(tocsin: Tocsin) -> None:
         assert [json.loads(line)["severity"] for line in out.splitlines()] == [2, 1]
 
 
-@pytest.mark.parametrize("name", ["inc", "INC", "inc-"])
-def test_a_beginning_that_all_ids_share_says_which_there_are(tocsin: Tocsin, name: str) -> None:
-    status, _, err = tocsin("incidents", "show", name)
-    assert (status, "may be any of" in err) == (Exit.USAGE, True)
+@pytest.mark.parametrize("name", ["", "inc-", "INC-26"])
+@pytest.mark.parametrize("act", [("show",), ("ack",), ("comment", "x")])
+def test_what_names_nothing_names_not_the_only_incident(
+    tocsin: Tocsin, broker: str, act: tuple[str, ...], name: str
+) -> None:
+    before = len(acts(broker))
+    status, _, err = tocsin("incidents", act[0], name, *act[1:])
+    assert (status, "names no incident" in err, len(acts(broker))) == (Exit.USAGE, True, before)
 
 
 def test_that_no_containment_is_needed_wants_a_reason_before_anything_is_sent(tocsin: Tocsin, broker: str) -> None:
@@ -212,7 +216,7 @@ def test_a_beginning_that_may_be_several_is_refused_with_their_names(tocsin: Toc
 
 
 def test_one_that_nobody_knows_is_not_so(tocsin: Tocsin) -> None:
-    assert tocsin("incidents", "show", "INC-9")[0] == Exit.NOT_SO
+    assert tocsin("incidents", "show", "INC-999")[0] == Exit.NOT_SO
 
 
 def acts(broker: str, wanted: int = 0) -> list[tuple[int, IncidentAction]]:
