@@ -81,6 +81,7 @@ DEAD_LETTERS_BOUND = 5_000
 DEAD_LETTERS_BYTES = 33_554_432
 """What they may hold; more make one at once too."""
 TRY_DISK_EVERY_S = 1.0
+DISK_LOG_EVERY_S = 60.0
 PUBLISH_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
 """How often garbage is collected by hand: the loop makes no cycles, and the collector costs a tenth of it."""
@@ -220,7 +221,20 @@ class HotPath:
         self._placement = {topic: Placement() for topic in _BY_TOPIC}
         self._probe: _Probe | None = None
         self._due = dict.fromkeys(
-            ("probe", "answer", "checkpoint", "member", "disk", "publish", "collect", "mismatch", "look", "astray"), 0.0
+            (
+                "probe",
+                "answer",
+                "checkpoint",
+                "member",
+                "disk",
+                "disk_said",
+                "publish",
+                "collect",
+                "mismatch",
+                "look",
+                "astray",
+            ),
+            0.0,
         )
         self._fatal: KafkaError | None = None
         self._stopping: Callable[[], bool] = lambda: False
@@ -728,6 +742,12 @@ class HotPath:
         full = [one.files for one in self._owned.values() if one.files is not None and one.files.refusing]
         if full and self._is_due("disk", TRY_DISK_EVERY_S):
             full = [files for files in full if not files.try_again()]
+        if full and self._is_due("disk_said", DISK_LOG_EVERY_S):
+            fields = {
+                "folder": str(self.settings.folder),
+                "error": f"{full[0].why}: nothing is read until a write works",
+            }
+            tell(log, "join.disk_refuses", fields, logging.ERROR)
         paused = "disk" if full else ""
         if paused != self._paused:
             log.warning("join.reads paused=%s", bool(paused))

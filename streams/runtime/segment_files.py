@@ -10,12 +10,14 @@ Processes may share a folder, also those of other deployments: each owner of a p
 under a name that no other has, and holds a lock on it while it lives. Only what nobody holds is removed.
 """
 
+import errno
 import fcntl
 import mmap
 import os
 import re
 import shutil
 import struct
+import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +27,12 @@ from schemas.fields import MalformedRecordError
 _HEAD = struct.Struct("<8sQII")  # what it is, length, CRC-32, nothing: 24 bytes, so that columns stay aligned
 _MARK = b"tocsin 1"
 _PROBE = ".probe"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OWNER = re.compile(r"\d+-\d+")
+
+
+class FolderError(Exception):
+    """The folder of cold rows cannot be made or written; the message says what to do."""
 
 
 class SegmentFiles:
@@ -50,10 +57,15 @@ class SegmentFiles:
         self._lock: int | None = None
         self.refusing = False
         """Whether the disk took no more."""
+        self.why = ""
+        """What it said last when it took no more."""
         try:
             self._make()
-        except OSError:
-            self.refusing = True
+        except OSError as error:
+            self._refused(error)
+
+    def _refused(self, error: OSError) -> None:
+        self.refusing, self.why = True, _cause(error)
 
     def _make(self) -> None:
         """Make the folder, and hold it."""
@@ -83,8 +95,8 @@ class SegmentFiles:
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
-        except OSError:
-            self.refusing = True
+        except OSError as error:
+            self._refused(error)
             self._kept[name] = value
             return
         self._kept.pop(name, None)
@@ -127,7 +139,8 @@ class SegmentFiles:
                 file.flush()
                 os.fsync(file.fileno())
             probe.unlink()
-        except OSError:
+        except OSError as error:
+            self._refused(error)
             return False
         self.refusing = False
         return True
@@ -137,6 +150,30 @@ class SegmentFiles:
         self._kept.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._release()
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder, and see that it can be written; a disk that is merely full is waited for later.
+
+    Raises
+    ------
+    FolderError
+        It cannot be used, and waiting will not help.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise FolderError(
+                f"join: cannot write into {folder.absolute()} ({_cause(error)}): choose another join.folder, or let this "
+                "process write there"
+            ) from None
+
+
+def _cause(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def segment_files(folder: Path, partition: int, epoch: int, owner: int) -> SegmentFiles:

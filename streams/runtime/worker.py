@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from config.settings import Settings
 from streams.runtime import hot_path
@@ -10,6 +11,7 @@ from streams.runtime.faust_host import end_hard
 from streams.runtime.hot_path import HotPath
 from streams.runtime.metrics import Measure
 from streams.runtime.probes import Host, Probes
+from streams.runtime.segment_files import check_folder
 from streams.runtime.wiring import Joining, SmallStages, hot_path_settings
 
 
@@ -18,9 +20,11 @@ def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str])
 
     Raises
     ------
-    ListenError
-        The address of the probes cannot be had; nothing was started.
+    FolderError, ListenError
+        The folder of the join, or the address of the probes, cannot be had; nothing was started.
     """
+    if "join" in stages:
+        check_folder(Path(settings.join.folder))
     if list(stages) == ["join"]:
         path = HotPath(hot_path_settings(settings, clock=settings.worker.clock))
         with _probes(settings, [path]):

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException
 from streams.runtime import kafka, logs, topics, worker
 from streams.runtime.commands.common import add_settings, settings_of
 from streams.runtime.probes import ListenError
+from streams.runtime.segment_files import FolderError
 from streams.runtime.terminal import CommandError, Exit
 from streams.runtime.topics import STAGES
 from streams.runtime.wiring import table_changelogs
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     log.info("worker.begins stages=%s", ",".join(stages))
     try:
         status = worker.serve(settings, stages, os.environ)
-    except ListenError as error:
+    except (FolderError, ListenError) as error:
         raise CommandError(Exit.SETTINGS, str(error)) from None
     log.info("worker.ended status=%d", status)
     return status

@@ -308,7 +308,7 @@ def test_behind_a_transaction_the_end_is_reached_all_the_same(
 
 
 def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(
-    cluster: KafkaSettings, begin: Callable[..., Worker], tmp_path: Path
+    cluster: KafkaSettings, begin: Callable[..., Worker], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     in_the_way = tmp_path / "in_the_way"
     in_the_way.write_text("a file where a folder must be")
@@ -319,6 +319,8 @@ def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(
     beat_s = worker.hot_path.beat_s
     worker.until(lambda: worker.hot_path.beat_s > beat_s)
     assert worker.hot_path.counts["rows_model-outputs"] == 0
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("join.disk_refuses")]
+    assert said[0].startswith(f"join.disk_refuses folder={in_the_way} error=Not a directory")
     in_the_way.unlink()
     world.tell(LATER_MS)
     world.check()

@@ -1,5 +1,7 @@
 """What a file gives back is what was put there, or nothing."""
 
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from schemas.fields import MalformedRecordError
-from streams.runtime.segment_files import SegmentFiles, segment_files
+from streams.runtime.segment_files import FolderError, SegmentFiles, check_folder, segment_files
 
 
 def one_run(folder: Path) -> tuple[SegmentFiles, Path]:
@@ -83,6 +85,25 @@ def test_a_disk_that_takes_nothing_loses_nothing(tmp_path: Path) -> None:
     assert bytes(files.open("7")) == b"rows"
     files.drop("7")
     assert (folder / "8.run").exists()
+
+
+def test_a_folder_is_made_and_tried_before_the_start_and_a_full_disk_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_folder(tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "b"]
+
+    def failing(number: int) -> None:
+        def fail(**_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("streams.runtime.segment_files.tempfile.TemporaryFile", fail)
+
+    failing(errno.ENOSPC)
+    check_folder(tmp_path)
+    failing(errno.EROFS)
+    with pytest.raises(FolderError, match="Read-only file system"):
+        check_folder(tmp_path)
 
 
 def owned(folder: Path) -> list[str]:

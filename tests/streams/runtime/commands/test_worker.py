@@ -1,6 +1,7 @@
 """A worker that cannot start says why, and starts nothing."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,17 @@ def test_brokers_that_do_not_say_how_their_topics_are_set_have_their_own_status(
     assert (status, out) == (Exit.BROKER, "")
     assert "no answer from " in err
     assert "--broker" in err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_the_start_with_what_to_do(
+    tocsin: Tocsin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in the way" / "rows"
+    folder.parent.write_text("a file where a folder must be")
+    monkeypatch.setattr("streams.runtime.commands.worker.topics.check", lambda *_: [])
+    monkeypatch.setattr("streams.runtime.commands.worker.logs.begin", lambda _: None)
+    monkeypatch.setenv("TOCSIN__JOIN__FOLDER", str(folder))
+    for stages in (["join"], ["all"]):
+        status, out, err = tocsin("worker", *stages)
+        assert (status, out) == (Exit.SETTINGS, "")
+        assert f"join: cannot write into {folder} (Not a directory): choose another join.folder" in err
