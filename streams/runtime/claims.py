@@ -15,9 +15,13 @@ from enum import Enum
 from schemas.fields import MalformedRecordError
 from streams.stages.blocks import BlockKey, Manifest, believed
 
+TAKEN_OVER = (
+    "another worker has this one's name or partitions: give each its own worker.instance, and start this one again"
+)
+
 
 class FencedError(Exception):
-    """Another worker has taken this partition while this one was away. What to do: nothing, it ends by itself."""
+    """Another worker has taken this partition while this one was away. It ends by itself; the message says what to do."""
 
 
 class Taking(Enum):
@@ -159,7 +163,8 @@ class Claim:
         own = (name.epoch, name.run) == (self.epoch, self.owner)
         if name.kind == "claim" and value is not None and name.epoch >= self.epoch and not own:
             raise FencedError(
-                f"partition {self.partition}: epoch {self.epoch} of {self.owner} met the claim {name.encode().decode()}"
+                f"partition {self.partition}: epoch {self.epoch} of {self.owner} met the claim {name.encode().decode()}: "
+                f"{TAKEN_OVER}"
             )
 
     def kept(self) -> Kept:

@@ -38,6 +38,7 @@ from config.settings import ProbeSettings
 from schemas.clock import Clock
 from schemas.fields import MalformedRecordError
 from streams.runtime import host_status, logs
+from streams.runtime.claims import TAKEN_OVER
 from streams.runtime.cursor import (
     Edges,
     GoneError,
@@ -812,7 +813,7 @@ class StageHost:
             async for records, _ in self._reading(self._changelog, partition, (start, end), limit, lambda: True):
                 for record in records:
                     if epoch_of(record.headers) > epoch:
-                        end_hard(f"superseded stage={self.spec.name} partition={partition}")
+                        end_hard(f"superseded stage={self.spec.name} partition={partition} error={TAKEN_OVER}")
                     if epoch_of(record.headers) < epoch and record.key is not None:
                         keys[record.key] = None
             log.error(
@@ -845,7 +846,10 @@ class StageHost:
         self._assigned = by_topic[self._clock_topic]
         if unlike := {topic: sorted(those) for topic, those in by_topic.items() if those != self._assigned}:
             # one is missing, or has another number of partitions: whoever starts says which
-            end_hard(f"unlike_topics stage={self.spec.name} clock={sorted(self._assigned)} error=others have {unlike}")
+            end_hard(
+                f"unlike_topics stage={self.spec.name} clock={sorted(self._assigned)} error=others have {unlike}: "
+                "run `tocsin topics check`"
+            )
         self._assigned_in = self._app.rebalancing_count
 
     async def take(self) -> None:
