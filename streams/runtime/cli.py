@@ -11,11 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from config.fault import SettingsError
-from streams.runtime.terminal import MEANINGS, CommandError, Exit, Teaching, complain
+from streams.runtime.terminal import MEANINGS, CommandError, Exit, Teaching, complain, flush
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "see it ring: a model goes wrong, an incident opens, somebody is told; nothing to install"),
@@ -46,6 +47,8 @@ five minutes to a first incident on your own topics:
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run a command, and end with the status that says how it went."""
+    if sys.stderr is None:  # it was closed before the start: nobody wants to hear complaints
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 -- for as long as the process lives
     sys.exit(run(sys.argv[1:] if words is None else words))
 
 
@@ -62,15 +65,16 @@ def run(words: Sequence[str]) -> int:
     logging.getLogger().addHandler(
         logging.NullHandler()
     )  # what a command has to say it says itself; workers begin logs
-    command = import_module(f"streams.runtime.commands.{chosen[0]}")
-    own = argparse.ArgumentParser(
-        prog=f"tocsin {words[0]}", description=command.__doc__, formatter_class=Teaching, allow_abbrev=False
-    )
-    command.configure(own)
-    arguments = own.parse_args(words[1:])
     before = signal.signal(signal.SIGTERM, _end)
+    status: int = Exit.DONE
     try:
-        status: int = command.run(arguments)
+        command = import_module(f"streams.runtime.commands.{chosen[0]}")
+        own = argparse.ArgumentParser(
+            prog=f"tocsin {words[0]}", description=command.__doc__, formatter_class=Teaching, allow_abbrev=False
+        )
+        command.configure(own)
+        status = command.run(own.parse_args(words[1:]))
+        flush()
     except CommandError as error:
         complain(f"tocsin {words[0]}: {error}")
         return error.status
@@ -81,8 +85,7 @@ def run(words: Sequence[str]) -> int:
         complain(f"tocsin {words[0]}: interrupted")
         return Exit.INTERRUPTED
     except BrokenPipeError:  # somebody reads only the head of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.DONE
+        return status
     except Exception as error:
         said = _of_the_client(error)
         if said is None:

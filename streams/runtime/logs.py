@@ -10,10 +10,12 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
 from streams.runtime.lines import json_line
+from streams.runtime.terminal import complain
 
 _FIELD = r" ([a-z_]+)=(\[[^\]]*\]|[^ \[][^ ]*|)"
 _DECISION = re.compile(rf"([a-z_]+(?:\.[a-z_]+)+)((?:{_FIELD})*?)(?: error=(.*))?", re.DOTALL)
@@ -89,6 +91,24 @@ def tell(logger: logging.Logger, event: str, fields: Mapping[str, object], level
         logger.log(level, "%s", text, extra={"decision": (event, fields)})
 
 
+class Lines(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream; that it takes no more is said once, and the worker goes on."""
+
+    _is_broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the library's name
+        """Learn of a failed write while it is handled."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_broken:
+            self._is_broken = True
+            with suppress(OSError):
+                complain(
+                    f"tocsin: the log cannot be written ({error.strerror or error}); the worker goes on without it"
+                )
+
+
 class Seldom(logging.Filter):
     """Lets the first of many equal complaints pass, and then one in a while, with how many there were."""
 
@@ -116,7 +136,7 @@ class Seldom(logging.Filter):
 
 def begin(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     """Send every logger's records to `stream`, standard output where none is given; a second call replaces the first."""
-    handler = logging.StreamHandler(sys.stdout if stream is None else stream)
+    handler = Lines(sys.stdout if stream is None else stream)
     handler.setFormatter(JsonLines())
     seldom = Seldom()
     handler.addFilter(lambda record: not record.name.startswith(CLIENTS) or seldom.filter(record))

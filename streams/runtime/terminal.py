@@ -1,9 +1,11 @@
 """How does a command speak? Results on standard output, progress and complaints on standard error."""
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from enum import IntEnum
 from textwrap import dedent
@@ -53,8 +55,36 @@ class CommandError(Exception):
 
 
 def say(text: str = "") -> None:
-    """Write a line of a result, or several; nothing in it can move a terminal."""
-    sys.stdout.write(plain(text, keep="\n") + "\n")
+    """Write a line of a result, or several; nothing in it can move a terminal.
+
+    Raises
+    ------
+    CommandError
+        Standard output is closed, or takes no more.
+    """
+    if sys.stdout is None:  # as Python has it where it was closed before the start
+        raise CommandError(Exit.DATA, "standard output is closed: open it, or send it to a file")
+    with _to_output():
+        sys.stdout.write(plain(text, keep="\n") + "\n")
+
+
+def flush() -> None:
+    """Write what waits to be written of the result; errors as of `say`."""
+    if sys.stdout is not None:
+        with _to_output():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _to_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError, ValueError):  # else it is tried again at the end of the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # somebody reads only the head of it
+            raise
+        raise CommandError(Exit.DATA, f"standard output cannot be written: {error.strerror or error}") from None
 
 
 def say_json(value: object) -> None:

@@ -339,3 +339,48 @@ def test_a_url_that_would_never_be_sent_to_is_named_too(
     assert (status, f"own.toml:2: channels.webhook.endpoints.ops.url: {fault}" in out) == (Exit.SETTINGS, True)
     private = text.replace("allow_private = false", "allow_private = true")
     assert checked(tmp_path / "own.toml", private, capsys)[0] == Exit.DONE
+
+
+CALL = "import sys; from streams.runtime.cli import main; main(sys.argv[1:])"
+
+
+def test_output_that_cannot_be_written_is_one_line_and_a_status() -> None:
+    call = [sys.executable, "-c", CALL, "config", "check"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        Exit.DATA,
+        "tocsin config: standard output cannot be written: No space left on device\n",
+    )
+    closed = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *call]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        Exit.DATA,
+        "tocsin config: standard output is closed: open it, or send it to a file\n",
+    )
+
+
+def test_without_standard_error_a_command_still_ends_with_its_status() -> None:
+    call = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", CALL, "config", "check", "nowhere.toml"]
+    assert subprocess.run(call, stdout=subprocess.PIPE, check=False).returncode == Exit.SETTINGS
+
+
+def test_who_reads_only_the_head_is_told_of_no_fault() -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" | true', "sh", sys.executable, "-c", CALL, "config", "defaults"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+
+
+def test_who_interrupts_while_a_command_is_loaded_sees_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("streams.runtime.cli.import_module", interrupted)
+    assert run(["status"]) == Exit.INTERRUPTED
+    assert capsys.readouterr().err == "tocsin status: interrupted\n"

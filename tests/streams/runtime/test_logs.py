@@ -4,6 +4,8 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,13 @@ def test_a_client_says_once_in_a_while_what_it_tries_all_the_time() -> None:
         assert said("one") is None
     now_s = 30.0
     assert said("one") == "FAIL [one] connect failed after 30.0 s (and 3 more of this kind)"
+
+
+def test_a_log_that_cannot_be_written_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
+        handler = logs.Lines(full)
+        for number in range(3):
+            handler.emit(logging.makeLogRecord({"msg": f"line {number}"}))
+        assert capsys.readouterr().err == (
+            "tocsin: the log cannot be written (No space left on device); the worker goes on without it\n"
+        )
