@@ -13,7 +13,7 @@ UNSHOWN = "something that is not shown, for it may hold a password"
 
 @dataclass(frozen=True, slots=True, order=True, kw_only=True)
 class Fault:
-    """One fault of one setting.
+    r"""One fault of one setting.
 
     Parameters
     ----------
@@ -30,6 +30,11 @@ class Fault:
     --------
     >>> print(Fault(source="a.toml", line=3, setting="join.tick", expected="a duration", got="10", remedy='write "10 s"'))
     a.toml:3: join.tick: expected a duration, got 10; write "10 s"
+
+    It is one line, whatever a file is called:
+
+    >>> print(Fault(source="a\n.toml", line=1, setting="", expected="TOML", got="none", remedy="mend it"))
+    a\n.toml:1: expected TOML, got none; mend it
 
     What may hold a password is not shown:
 
@@ -51,7 +56,8 @@ class Fault:
     def __str__(self) -> str:
         where = f"{self.source}:{self.line}" if self.line else self.source
         what = f"{where}: {self.setting}" if self.setting else where
-        return f"{what}: expected {self.expected}, got {self.got}; {self.remedy}"
+        said = f"{what}: expected {self.expected}, got {self.got}; {self.remedy}"
+        return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in said)
 
 
 class SettingsError(ValueError):

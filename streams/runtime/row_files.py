@@ -17,6 +17,7 @@ import msgspec
 from schemas.fields import REFUSALS, MalformedRecordError
 from schemas.label import Label
 from schemas.output import Output
+from streams.runtime.lines import plain
 from streams.runtime.terminal import CommandError, Exit
 
 BATCH_ROWS = 10_000
@@ -102,7 +103,7 @@ def _is_parquet(file: Path) -> bool:
 
 def _unusable(file: Path, error: Exception) -> CommandError:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return CommandError(Exit.DATA, f"{file} cannot be read: {why}")
+    return CommandError(Exit.DATA, f"{plain(str(file))} cannot be read: {why}")
 
 
 def _ndjson(file: Path) -> Iterator[Row]:

@@ -53,11 +53,13 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
 def spending(reader: Reader, budget: Budget) -> Spending:
     """Add up the newest week of the ledger; an entry that a worker wrote twice counts once."""
     for last in LOOKS:
-        entries, reaches_back = _entries(reader, last)
+        entries, reaches_back, unread = _entries(reader, last)
         to_ms = max((one.to_ms for one in entries), default=0)
         is_all = all(since_ms <= to_ms - WEEK_MS for since_ms in reaches_back)
         if is_all:
             break
+    if unread:
+        complain(f"{unread} records of {reader.topic(LEDGER)} cannot be read and are left out")
     sums: dict[tuple[str, Ledger], float] = {}
     for one in entries:
         if one.to_ms > to_ms - WEEK_MS:
@@ -70,8 +72,8 @@ def spending(reader: Reader, budget: Budget) -> Spending:
     return Spending(from_ms=to_ms - WEEK_MS if known else None, to_ms=to_ms if known else None, all=is_all, rows=rows)
 
 
-def _entries(reader: Reader, last: int) -> tuple[list[LedgerEntry], list[int]]:
-    """Read the newest entries, each once; and since when they are known, of each partition that has older ones."""
+def _entries(reader: Reader, last: int) -> tuple[list[LedgerEntry], list[int], int]:
+    """Read the newest entries, each once; and since when they are known, of each partition that has older ones; how many cannot be read."""
     spans = {partition: reader.bounds(LEDGER, partition) for partition in range(reader.partitions(LEDGER))}
     since_ms = {partition: -1 for partition, (low, high) in spans.items() if high - low <= last}
     entries: dict[tuple[str, str, str, str, int, int], LedgerEntry] = {}
@@ -84,9 +86,7 @@ def _entries(reader: Reader, last: int) -> tuple[list[LedgerEntry], list[int]]:
             continue
         since_ms.setdefault(read.partition, one.to_ms)
         entries[one.model, one.detector, one.ledger, one.reason, one.from_ms, one.to_ms] = one
-    if unread:
-        complain(f"{unread} records of {reader.topic(LEDGER)} cannot be read and are left out")
-    return list(entries.values()), list(since_ms.values())
+    return list(entries.values()), list(since_ms.values()), unread
 
 
 def _per_week(budget: Budget, model: str, ledger: Ledger) -> float | None:

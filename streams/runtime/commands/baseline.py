@@ -191,7 +191,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
     model = settings.models.get(arguments.model)
     if model is None:
         known = ", ".join(settings.models) or "none"
-        raise CommandError(Exit.USAGE, f"no model is called {arguments.model}; the settings list {known}")
+        raise CommandError(Exit.USAGE, f"no model is called {plain(arguments.model)}; the settings list {known}")
     unknown = [name for name in arguments.accept_faulty if name not in model.features]
     if unknown:
         raise CommandError(Exit.USAGE, f"{ACCEPT_FAULTY} {plain(unknown[0])}: {model.name} declares no such feature")
@@ -238,7 +238,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
 def _doubted(history: History, model: Model, arguments: argparse.Namespace) -> list[Doubtful]:
     """Say what is doubtful in a history; refuse what is grave and not accepted."""
     if not len(history.made_at_ms):
-        raise CommandError(Exit.DATA, f"{arguments.file}: no outputs of {model.name}")
+        raise CommandError(Exit.DATA, f"{plain(str(arguments.file))}: no outputs of {plain(model.name)}")
     found, refused = doubts(history, model), []
     for one in found:
         words, remedy = doubtful(one)

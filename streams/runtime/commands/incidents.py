@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from config.settings import Settings
 from schemas.fields import MalformedRecordError
-from schemas.incident import ContainmentKind, Incident, Resolution
+from schemas.incident import ContainmentKind, Incident, Resolution, Status
 from schemas.incident_action import ActKind
 from schemas.notification import Notification
 from schemas.receipt import Receipt
@@ -376,7 +376,10 @@ def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, inci
     if kind == "resolve" and incident.is_open and incident.firing:
         complain(_still_firing(incident))
         if not arguments.still_firing:
-            complain(f"{incident.display_id} was not resolved: contain it, or insist by --still-firing")
+            rather = "contain it"
+            if incident.status is Status.CONTAINED:
+                rather = "it is contained, wait until these have cleared"
+            complain(f"{incident.display_id} was not resolved: {rather}, or insist by --still-firing")
             return Exit.NOT_SO
     answer = send(settings.kafka, reader, action, arguments.wait)
     if answer is None:

@@ -175,6 +175,13 @@ def test_a_faulty_file_ends_with_its_own_status_and_every_fault(capsys: pytest.C
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
+@pytest.mark.parametrize("words", [["config", "check"], ["produce"], ["status", "--config"]], ids=" ".join)
+def test_the_name_of_a_file_moves_no_terminal(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "no\x1b[31m\nfile"]) != Exit.DONE
+    said = "".join(capsys.readouterr())
+    assert "no\\x1b[31m\\nfile" in said
+
+
 def test_a_policy_that_cannot_be_carried_out_is_named_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "own.toml"
     file.write_text(

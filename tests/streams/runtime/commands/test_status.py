@@ -231,6 +231,9 @@ def test_a_ledger_too_long_to_be_read_is_said_to_be_at_least_so_much(
     put(prefix + "ledger", None, entry("a", -7 * 24 + 2, 0.02), 0)
     monkeypatch.setattr("streams.runtime.spending.LOOKS", (5,))
     assert " 0.04 " in tocsin(*options)[1], "what was read reaches a week back"
+    put(prefix + "ledger", None, b"no entry", 0)
+    monkeypatch.setattr("streams.runtime.spending.LOOKS", (2, 3))
+    assert tocsin(*options)[2].count("1 records of long.ledger cannot be read") == 1, "though it looked twice"
 
 
 def test_a_prefix_under_which_nothing_lies_is_not_so(tocsin: Tocsin) -> None:
