@@ -34,7 +34,7 @@ WARM_SHARE = 0.1
 LOOK_EVERY_S = 0.1
 SAY_EVERY_S = 10.0
 STOP_WAIT_S = 30.0
-QUIET_WAIT_S = 60.0
+QUIET_WAIT_S = 120.0
 """How long a peer may commit nothing."""
 ASK_WAIT_S = 10.0
 LOAD_ROWS = 10_000

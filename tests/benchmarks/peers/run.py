@@ -7,6 +7,7 @@ and status 1.
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -112,11 +113,13 @@ def main() -> int:
     parser.add_argument("--broker", metavar="HOST:PORT", help="a Kafka that is there (default: one of its own)")
     parser.add_argument("--out", type=Path, default=Path("build/peers.json"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no peer outlives us
     began_s, found, failed = time.monotonic(), {}, []
 
     def say(text: str) -> None:
         sys.stderr.write(f"[{time.monotonic() - began_s:5.0f} s] {text}\n")
 
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
             broker = options.broker or stack.enter_context(a_broker())
@@ -125,10 +128,9 @@ def main() -> int:
             for name in WORDS if options.peer == "all" else [options.peer]:
                 rows = options.rows or ROWS[name]
                 found[name] = measure(name, broker, rows=rows, runs=options.runs, say=say)
+                options.out.write_text(json.dumps(found, indent=2) + "\n")
         except (UnfitError, NoEnvironmentError) as error:
             failed.append(str(error))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
     sys.stdout.write(table(found) + "\n")
     for why in failed:
         sys.stdout.write(f"no figure: {why}\n")
