@@ -14,6 +14,7 @@ from config.fault import UNSHOWN, Fault
 EnumT = TypeVar("EnumT", bound=str)
 
 _UNITS_MS = {"ms": 1, "s": 1_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+UNITS = "ms, s, min, h, d"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)")
 _MS = "_ms"
 
@@ -40,6 +41,16 @@ class Given:
         except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, nested too deep
             return self.value
         return read["v"] if len(read) == 1 else self.value
+
+    @property
+    def text(self) -> Any:  # noqa: ANN401 -- as above
+        """The value where a text is meant: raw text loses the quotes of a TOML string, and is else what it is.
+
+        >>> Given('"5 s"', "A", 0, raw=True).text, Given("007", "A", 0, raw=True).text, Given("5", "A", 0, raw=True).text
+        ('5 s', '007', '5')
+        """
+        read = self.read
+        return read if isinstance(read, str) else self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +172,10 @@ class Table:
         given = self._value(name, expected, remedy)
         if given is None:
             return ""
-        if not isinstance(given.value, str) or re.fullmatch(pattern, given.value) is None:
-            self.note(name, expected, shown(given.value), remedy)
+        if not isinstance(given.text, str) or re.fullmatch(pattern, given.text) is None:
+            self.note(name, expected, shown(given.text), remedy)
             return ""
-        return given.value
+        return given.text
 
     def path_of(self, name: str, like: str, *, needed: bool = False) -> str:
         """Read a path; empty where none is meant, unless it is `needed`. Whether anything lies there is not looked at."""
@@ -205,16 +216,18 @@ class Table:
             return ""
         if not text:
             self.note(name, "a secret in this file", "nothing", remedy)
+        elif len(text.splitlines()) > 1:
+            self.note(name, "a secret on one line", f"{len(text.splitlines())} lines", remedy)
         return text
 
     def choice(self, name: str, among: tuple[EnumT, ...]) -> EnumT:
         """Read one of some names."""
         expected = "one of " + ", ".join(among)
         given = self._value(name, expected, "choose one of them")
-        if given is not None and given.value in among:
-            return among[among.index(given.value)]
+        if given is not None and given.text in among:
+            return among[among.index(given.text)]
         if given is not None:
-            self.note(name, expected, shown(given.value), f"choose one of them{_nearest(given.value, among)}")
+            self.note(name, expected, shown(given.text), f"choose one of them{_nearest(given.text, among)}")
         return among[0]
 
     def whole(self, name: str, low: int, high: int) -> int:
@@ -243,7 +256,7 @@ class Table:
 
     def duration(self, name: str, low_ms: int, high_ms: int) -> int:
         """Read a duration in milliseconds: `name = "10 s"`, or `name_ms = 10000`."""
-        expected = f"a duration from {duration_text(low_ms)} to {duration_text(high_ms)}"
+        expected = f"a duration ({UNITS}) from {duration_text(low_ms)} to {duration_text(high_ms)}"
         example_ms = max(low_ms, _UNITS_MS["s"])
         remedy = f'write for instance {name} = "{duration_text(example_ms)}" or {name}{_MS} = {example_ms}'
         if self.has(name + _MS):
@@ -254,9 +267,9 @@ class Table:
         given = self._value(name, expected, remedy)
         if given is None:
             return low_ms
-        milliseconds = duration_ms(given.value) if isinstance(given.value, str) else None
+        milliseconds = duration_ms(given.text) if isinstance(given.text, str) else None
         if milliseconds is None or not low_ms <= milliseconds <= high_ms:
-            self.note(name, expected, shown(given.value), remedy)
+            self.note(name, expected, shown(given.text), remedy)
             return low_ms
         return milliseconds
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from config.fault import UNSHOWN, Fault
-from config.reader import Branch, Given, Node, duration_ms, shown
+from config.reader import UNITS, Branch, Given, Node, duration_ms, shown
 from schemas.fields import in_words
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -34,7 +34,7 @@ def typed(branch: Branch, kind: type[StructT], path: str, faults: list[Fault]) -
     >>> typed(Branch({"wait": Given("soon", *place)}, *place), Rule, "rules.a", faults)
     >>> for fault in faults:
     ...     print(fault)
-    own.toml:3: rules.a.wait: expected a duration such as "5 min", got "soon"; write for instance wait = "5 min"
+    own.toml:3: rules.a.wait: expected a duration (ms, s, min, h, d) such as "5 min", got "soon"; write for instance wait = "5 min"
     own.toml:3: rules.a.says: expected a value, got nothing; write says = …
     """
     before = len(faults)
@@ -86,11 +86,11 @@ def _durations(node: Node, path: str, faults: list[Fault]) -> object:
     """Read a duration, or a table of them, into milliseconds."""
     if isinstance(node, Branch):
         return {name: _durations(child, _joined(path, name), faults) for name, child in node.children.items()}
-    milliseconds = duration_ms(node.value) if isinstance(node.value, str) else None
+    milliseconds = duration_ms(node.text) if isinstance(node.text, str) else None
     if milliseconds is None:
         name = path.rpartition(".")[2]
         remedy = f'write for instance {name} = "5 min"'
-        faults.append(_fault(node, path, 'a duration such as "5 min"', shown(node.value), remedy))
+        faults.append(_fault(node, path, f'a duration ({UNITS}) such as "5 min"', shown(node.text), remedy))
     return milliseconds
 
 

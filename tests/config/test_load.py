@@ -97,6 +97,19 @@ def test_a_variable_replaces_a_duration_in_either_form(variable: str, text: str,
     assert load(None, {variable: text}, {}, sound).join.label_wait_ms == wait_ms
 
 
+def test_a_text_in_a_variable_may_be_quoted_as_in_a_file() -> None:
+    quoted = {
+        "TOCSIN__JOIN__TICK": '"5 s"',
+        "TOCSIN__JOIN__START": "'latest'",
+        "TOCSIN__TENANT": '"acme"',
+        "TOCSIN__POLICY__SEVERITIES__2__RESPOND__WITHIN": '"7 min"',
+    }
+    settings = load(None, quoted, {}, sound)
+    assert (settings.join.tick_ms, settings.join.start, settings.tenant) == (5_000, "latest", "acme")
+    bare = {name: text.strip("\"'") for name, text in quoted.items()}
+    assert settings == load(None, bare, {}, sound)
+
+
 def test_a_variable_finds_a_model_whose_name_no_variable_can_hold(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text('[models."Fraud-2.1"]\nkind = "classification"\n')
@@ -125,6 +138,9 @@ def test_a_password_may_lie_in_a_file_and_is_not_shown_either(tmp_path: Path) ->
     assert "s3cret" not in repr(settings)
     file.write_text("\n")
     (empty,) = faults_of(None, environment)
+    file.write_text("s3cret\nand more\n")
+    (lines,) = faults_of(None, environment)
+    assert (lines.expected, lines.got) == ("a secret on one line", "2 lines")
     (twice,) = faults_of(None, environment | {"TOCSIN__KAFKA__SECURITY__PASSWORD": "another"})
     assert (empty.expected, twice.expected) == ("a secret in this file", "one source of this secret")
 
