@@ -34,6 +34,8 @@ PREFIX = "TOCSIN__"
 PSEUDO_MODEL = "tocsin"
 """The model under whose name Tocsin watches itself."""
 
+MOST_BYTES = 1 << 20
+"""Of a file of settings: 1 MiB is thousands of models."""
 MOST_A_WEEK = 1000
 """Beyond that many false pages a week nobody would read them."""
 
@@ -121,12 +123,18 @@ def _overspent(settings: Settings) -> list[str]:
 
 def _from_file(file: Path, faults: list[Fault]) -> Branch:
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open("rb") as opened:
+            read = opened.read(MOST_BYTES + 1)
+        text = "" if len(read) > MOST_BYTES else read.decode().replace("\r\n", "\n")
     except (OSError, ValueError) as error:
-        got, remedy = cause_of(error), "name a file that exists, or leave --config out"
-        faults.append(Fault(source=str(file), line=0, setting="", expected="a TOML file", got=got, remedy=remedy))
-        return Branch({}, str(file), 0)
-    return _from_text(str(file), text, faults)
+        got = cause_of(error)
+    else:
+        if len(read) <= MOST_BYTES:
+            return _from_text(str(file), text, faults)
+        got = "more than 1 MiB"
+    remedy = "name a file that exists, or leave --config out"
+    faults.append(Fault(source=str(file), line=0, setting="", expected="a TOML file", got=got, remedy=remedy))
+    return Branch({}, str(file), 0)
 
 
 def _from_text(source: str, text: str, faults: list[Fault]) -> Branch:

@@ -18,6 +18,7 @@ UNITS = "ms, s, min, h, d"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?) ?(ms|s|min|h|d)")
 _MS = "_ms"
 
+MOST_SECRET_BYTES = 65_536
 MOST_SHOWN = 200
 """Characters of a value in the message of its fault."""
 
@@ -210,11 +211,14 @@ class Table:
         """Read a file that holds a secret and perhaps a line end; where it cannot be read, that is the one fault."""
         remedy = "let it hold the secret, readable by this process, and nothing else"
         try:
-            text = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+            with Path(file).open("rb") as opened:
+                text = opened.read(MOST_SECRET_BYTES + 1).decode().rstrip("\r\n")
         except (OSError, ValueError) as error:
             self.note(name, "a file that can be read", cause_of(error), remedy)
             return ""
-        if not text:
+        if len(text.encode()) > MOST_SECRET_BYTES:
+            self.note(name, f"a secret of at most {MOST_SECRET_BYTES} bytes", "more", remedy)
+        elif not text:
             self.note(name, "a secret in this file", "nothing", remedy)
         elif len(text.splitlines()) > 1:
             self.note(name, "a secret on one line", f"{len(text.splitlines())} lines", remedy)

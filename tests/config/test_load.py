@@ -155,6 +155,16 @@ def test_a_faulty_variable_is_named_as_the_source() -> None:
     ]
 
 
+def test_what_has_no_end_is_no_file_of_settings_or_of_a_password(tmp_path: Path) -> None:
+    (settings,) = faults_of(Path("/dev/zero"), {})
+    assert (settings.expected, settings.got) == ("a TOML file", "more than 1 MiB")
+    (password,) = faults_of(None, {"TOCSIN__KAFKA__SECURITY__PASSWORD_FILE": "/dev/zero"})
+    assert (password.expected, password.got) == ("a secret of at most 65536 bytes", "more")
+    file = tmp_path / "long.toml"
+    file.write_bytes(b"#" * (1 << 20))
+    assert load(file, {}, {}, sound) == load(None, {}, {}, sound)
+
+
 @pytest.mark.parametrize(
     "table", ["KAFKA", "KAFKA__SECURITY", "JOIN", "MODELS", "MODELS__M", "CHANNELS", "POLICY", "KINDS"]
 )
