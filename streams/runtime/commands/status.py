@@ -15,6 +15,8 @@ import msgspec
 from config.settings import Settings
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
+from schemas.incident import Incident
+from schemas.receipt import Receipt
 from schemas.through import Through
 from streams.runtime import topics
 from streams.runtime.acts import latest_incidents
@@ -30,8 +32,10 @@ BEHIND_MS = 60_000
 """How far beyond what the waits explain a stage may be behind before it is asked whether it runs."""
 MOST_LETTERS = 10_000
 """Records of a partition of the dead letters that are counted."""
-MOST_MODELS = 5
-"""Models without settings that are named one by one."""
+MOST_RECEIPTS = 4_000
+"""Records of a partition of the receipts that are looked at."""
+MOST_NAMED = 5
+"""Models without settings, and incidents, that are named one by one."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +122,7 @@ def look(reader: Reader, settings: Settings) -> Status:
     faults += [str(fault) for name, one in samples.items() if (fault := one.fault(reader.topic(name))) is not None]
     return Status(
         faults=faults,
-        hints=[*_behind(settings, told, joined, detected), *_unlisted(unlisted)],
+        hints=[*_behind(settings, told, joined, detected), *_unlisted(unlisted), *_unreached(reader, open_ones)],
         missing=missing,
         clock_ms=told.now_ms,
         clock_moves=told.moves,
@@ -177,9 +181,30 @@ def _behind(settings: Settings, told: Told, joined: dict[int, int], detected: di
 def _unlisted(rows: Counter[str]) -> list[str]:
     if not rows:
         return []
-    named = ", ".join(plain(name) for name, _ in rows.most_common(MOST_MODELS))
-    more = f" and {len(rows) - MOST_MODELS} more" if len(rows) > MOST_MODELS else ""
+    named = ", ".join(plain(name) for name, _ in rows.most_common(MOST_NAMED))
+    more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
     return [f"rows come of models that the settings do not list, and nothing rings for them: {named}{more}"]
+
+
+def _unreached(reader: Reader, open_ones: list[Incident]) -> list[str]:
+    """Point out pages of open incidents that reached nobody, by the newest receipts."""
+    if not open_ones or not reader.partitions(topics.RECEIPTS):
+        return []
+    last: dict[str, Receipt] = {}
+    for read in reader.all(topics.RECEIPTS, last=MOST_RECEIPTS):
+        try:
+            receipt = Receipt.decode(read.value)
+        except MalformedRecordError:  # `incidents show` names it
+            continue
+        last[receipt.notification_id] = receipt
+    names = {one.incident_id: one.display_id for one in open_ones}
+    waiting = [one for one in last.values() if one.mode == "page" and one.status in {"retrying", "dead"}]
+    shown = sorted({names[one.incident_id] for one in waiting if one.incident_id in names})
+    if not shown:
+        return []
+    more = f" and {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+    named = ", ".join(map(plain, shown[:MOST_NAMED]))
+    return [f"pages have not been delivered, of {named}{more}: `tocsin incidents show` says to whom and why"]
 
 
 def _tell(status: Status, settings: Settings) -> None:

@@ -12,11 +12,14 @@ from typing import Literal
 import pytest
 from confluent_kafka import murmur2
 from confluent_kafka.admin import AdminClient
+from msgspec.structs import replace
 
 from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.dead_letter import DeadLetter, SentAgain
+from schemas.incident import Incident, Status
 from schemas.ledger_entry import LedgerEntry
+from schemas.receipt import Receipt, ReceiptStatus
 from schemas.through import Through
 from streams.runtime.cli import run
 from streams.runtime.commands.status import MUST
@@ -152,6 +155,34 @@ def test_rows_where_the_join_does_not_look_for_them_are_not_so_with_the_remedy(t
 
 
 HOUR_MS, WEEK_MS = 3_600_000, 604_800_000
+
+
+def test_a_page_that_reached_nobody_is_pointed_out_while_its_incident_is_open(
+    tocsin: Tocsin, put: Put, broker: str
+) -> None:
+    prefix = "unreached."
+    for topic in (*MUST, "receipts"):
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    wire = FAULTS.parents[1] / "golden" / "wire"
+    incident = Incident.decode((wire / "incident" / "1.json").read_bytes())
+    receipt = Receipt.decode((wire / "receipt" / "1.json").read_bytes())
+
+    def tells(status: ReceiptStatus, *, mode: Literal["page", "message"] = "page", name: str = "a") -> bool:
+        one = replace(receipt, incident_id=incident.incident_id, status=status, mode=mode, notification_id=name)
+        put(prefix + "receipts", name.encode(), one.encode(), 0)
+        out = tocsin("status", "--topic-prefix", prefix)[1]
+        said = f"look at        pages have not been delivered, of {incident.display_id}: `tocsin incidents show`"
+        return said in out
+
+    assert not tells("retrying"), "of an incident that nobody knows"
+    opened = replace(incident, status=Status.INVESTIGATING)
+    put(prefix + "incidents-latest", incident.incident_id.encode(), opened.encode(), 0)
+    assert tells("retrying")
+    assert not tells("delivered")
+    assert not tells("dead", mode="message", name="b")
+    assert tells("dead")
+    put(prefix + "incidents-latest", incident.incident_id.encode(), None, 0)
+    assert not tells("dead")
 
 
 def entry(
