@@ -262,6 +262,8 @@ def judge_incidents(logs: Logs, spec: StageSpec[Any, Any], faults: Faults) -> No
             faults.counts["repeated_transitions"] += place in ours
             if ours.setdefault(place, incident) != incident:
                 faults.doubled.append(f"transition {place} has two forms: {apart(incident, ours[place])}")
+        answered = {one.causation_id for one in ours.values()}
+        faults.lost += [f"act {name} has no answer" for name in _acts(logs, sink).keys() - answered]
         expected = _in_order_of(ours, logs, sink, spec)
         for place in oracle.differing(ours, expected):
             said = f"transition {place}: {apart(ours.get(place), expected.get(place))}"
@@ -277,15 +279,21 @@ def judge_incidents(logs: Logs, spec: StageSpec[Any, Any], faults: Faults) -> No
         faults.counts["transitions"] += len(ours)
 
 
+def _acts(logs: Logs, sink: int) -> dict[str, IncidentAction]:
+    """Return the acts by their ids, the first of each."""
+    acts: dict[str, IncidentAction] = {}
+    for entry in logs[topics.ACTIONS, sink]:
+        act = specs.decode(topics.ACTIONS, entry.key, entry.value, entry.headers)
+        acts.setdefault(act.act_id, act)
+    return acts
+
+
 def _in_order_of(ours: Transitions, logs: Logs, sink: int, spec: StageSpec[Any, Any]) -> Transitions:
     """Let triage take findings in their order, and each act when its incident has come to where its record says it was.
 
     What Tocsin finds in itself follows the clock of its hosts: it is judged by what lies in the log as all else is.
     """
-    acts: dict[str, IncidentAction] = {}
-    for entry in logs[topics.ACTIONS, sink]:
-        act = specs.decode(topics.ACTIONS, entry.key, entry.value, entry.headers)
-        acts.setdefault(act.act_id, act)
+    acts = _acts(logs, sink)
     by_place = {place: acts[one.causation_id] for place, one in sorted(ours.items()) if one.causation_id in acts}
     stage = spec.make_stage({}, sink)
     said: Transitions = {}

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from schemas.finding import Finding
 from schemas.incident import Incident
+from schemas.incident_action import IncidentAction
 from schemas.notification import Notification
 from schemas.window_stats import WindowStats
 from streams.runtime import specs, topics
@@ -216,6 +217,15 @@ def test_an_order_of_acts_and_findings_that_the_records_tell_is_taken_from_them(
     faults = Faults()
     judge_incidents(logs, specs.triage_spec(settings()), faults)
     assert faults.incident_differences == []
+
+
+def test_an_act_that_nothing_answers_is_found(run: Said, logs: Logs) -> None:  # noqa: ARG001 -- kept alike
+    log, at = first(logs, topics.ACTIONS, lambda _: True)
+    act = IncidentAction.decode(log[at].value)
+    log.append(log[at]._replace(value=replace(act, act_id="nobody heard it").encode()))
+    faults = Faults()
+    judge_incidents(logs, specs.triage_spec(settings()), faults)
+    assert faults.lost == ["act nobody heard it has no answer"]
 
 
 def test_messages_that_are_doubled_lost_or_never_written_are_found(run: Said, logs: Logs) -> None:

@@ -12,7 +12,7 @@ from tests.benchmarks.run import MEASUREMENTS, Measurement
 
 pytestmark = pytest.mark.kafka
 
-WAIT_S = 300
+WAIT_S = 1_200
 RESULTS = {
     "single": "19a6ed1d4904",
     "wide": "04192634646a",
