@@ -72,6 +72,8 @@ BEAT_S = 0.25
 PUBLISH_EVERY_S = 1.0
 AWAY_S = 5.0
 """How long the brokers may answer nothing before they count as away: then nobody is blamed for what does not come."""
+HELD_S = 10.0
+"""How long one commit may last, while the brokers answer, before that is said."""
 RESTORED_AT_ONCE = 10_000
 WATCH_S = 1.0
 IDS_EVERY_S = 30.0
@@ -306,6 +308,7 @@ class StageHost:
         self._clock_news = asyncio.Event()
         self._answered_s = now_s()
         self._away = False
+        self._held = False
         self._deaf_since_s: float | None = None
         self._deaf_s = 0.0
         self._away_until_s = now_s()  # a clock that is not seen says nothing while the brokers are away
@@ -992,6 +995,18 @@ class StageHost:
                 log.info("broker.back stage=%s", self.spec.name)
         if self._away:
             self._away_until_s = self._listening_s()
+        since_s = self._committing_since_s
+        lasting_s = 0.0 if since_s is None else now_s() - since_s
+        if not self._away and self._held != (lasting_s > HELD_S):
+            self._held = not self._held
+            if self._held:
+                log.warning(
+                    "commit.held stage=%s lasting_s=%.0f records=%d error=the brokers answer, but acknowledge no write: "
+                    "look at their replicas and disks, and whether we may write",
+                    self.spec.name, lasting_s, self._sending,
+                )  # fmt: skip
+            else:
+                log.info("commit.went_on stage=%s", self.spec.name)
         self.status = self._seen()
 
     def _seen(self) -> StageStatus:
@@ -1018,6 +1033,7 @@ class StageHost:
             state_rows=len(self._table),
             answered_s=self._answered_s,
             refusal=self._refusal,
+            committing_s=self._committing_since_s,
             lasting_s=min((at_s for at_s in waits_s if at_s is not None), default=None),
             waiting=self._sending + self._group.outputs,
             own=tuple(own),

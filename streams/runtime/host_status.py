@@ -41,6 +41,8 @@ class StageStatus:
         When the brokers last answered.
     refusal
         What they, or the client, said when they last did not.
+    committing_s
+        When the first of what is being committed came; None while nothing is.
     lasting_s
         When all that was read was last durable; None while it is.
     waiting
@@ -60,6 +62,7 @@ class StageStatus:
     state_rows: int
     answered_s: float
     refusal: str
+    committing_s: float | None
     lasting_s: float | None
     waiting: int
     own: tuple[Measure, ...]
@@ -79,6 +82,8 @@ def health_of(
         if now_s - status.answered_s > bounds.answer_wait_ms / 1000:
             why = f": {status.refusal}" if status.refusal else ""
             unready.append(f"{status.stage}: no answer from the brokers for {now_s - status.answered_s:.0f} s{why}")
+        elif status.committing_s is not None and now_s - status.committing_s > bounds.answer_wait_ms / 1000:
+            unready.append(f"{status.stage}: no write acknowledged for {now_s - status.committing_s:.0f} s")
     return Health(beats=dict(beat_ages), restored=restored, unready=tuple(unready))
 
 

@@ -5,6 +5,7 @@ The long form of the fault schedule: `HOST_FAULTS_ROUNDS=n`, or `host_faults.py 
 
 import asyncio
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
+from config.settings import ProbeSettings
 from schemas.clock import Clock
 from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
@@ -595,6 +597,43 @@ def test_errors_in_answers_to_every_kind_of_request_cost_no_record_and_double_no
     run(trial)
     assert {body["count"]: body["n"] for body in bench.bodies("done")} == {n: n for n in range(1, 301)}
     assert bench.rows("tally")[table_key(1, "@events")] == b"300"
+
+
+def test_a_write_that_is_never_acknowledged_while_brokers_answer_is_said_once_and_not_ready(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    #  a commit whose receipts do not come | the bound | they come
+    bounds = ProbeSettings(address="", port=0, answer_wait_ms=1_500, mismatch_wait_ms=60_000, silent_after_ms=60_000)
+    take, come = faust_host.taken, asyncio.Event()
+
+    async def held(producer: Any, record: Routed) -> Awaitable[Any]:  # noqa: ANN401
+        receipt = await take(producer, record)
+
+        async def late() -> Any:  # noqa: ANN401
+            await come.wait()
+            return await receipt
+
+        return late()
+
+    def said(event: str) -> int:
+        return sum(record.getMessage().startswith(f"{event} stage=tally ") for record in caplog.records)
+
+    async def trial() -> None:
+        async with bench.worker(toys.specs()[:1]) as host:
+            await until(lambda: host.ready)
+            monkeypatch.setattr(faust_host, "taken", held)
+            bench.events(1, range(1, 11))
+            await until(lambda: any("no write acknowledged" in why for why in host.health(bounds).unready))
+            await until(lambda: said("commit.held") == 1)
+            await asyncio.sleep(2 * faust_host.PUBLISH_EVERY_S)
+            come.set()
+            await until(lambda: not host.health(bounds).unready and "commit.went_on stage=tally" in caplog.messages)
+
+    monkeypatch.setattr(faust_host, "HELD_S", 1.5)
+    with caplog.at_level(logging.INFO, "tocsin.host"):
+        run(trial)
+    assert said("commit.held") == 1
+    assert [body["count"] for body in bench.bodies("tallied")] == list(range(1, 11))
 
 
 def test_a_broker_that_answers_slowly_bounds_what_waits(bench: Bench, faults: BrokerFaults) -> None:

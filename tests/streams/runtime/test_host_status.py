@@ -8,10 +8,11 @@ BOUNDS = ProbeSettings(
 )
 
 
-def seen(answered_s: float, refusal: str) -> StageStatus:
+def seen(answered_s: float, refusal: str, committing_s: float | None = None) -> StageStatus:
     return StageStatus(
         stage="triage", moving=False, restored=True, owned=(0, 1), restoring={}, counts={}, rebalances=1, lags={},
-        state_rows=0, answered_s=answered_s, refusal=refusal, lasting_s=None, waiting=0, own=(),
+        state_rows=0, answered_s=answered_s, refusal=refusal, committing_s=committing_s,
+        lasting_s=None, waiting=0, own=(),
     )  # fmt: skip
 
 
@@ -21,3 +22,11 @@ def test_who_does_not_answer_and_what_was_said_last_is_told() -> None:
     assert why == f"triage: no answer from the brokers for 31 s: {said}"
     assert health_of([seen(100.0, "")], {}, 131.0, BOUNDS).unready == ("triage: no answer from the brokers for 31 s",)
     assert not health_of([seen(100.0, said)], {}, 103.0, BOUNDS).unready
+
+
+def test_a_write_that_brokers_who_answer_never_acknowledge_is_told() -> None:
+    answered = health_of([seen(130.0, "", committing_s=100.0)], {}, 131.0, BOUNDS)
+    assert answered.unready == ("triage: no write acknowledged for 31 s",)
+    assert not health_of([seen(130.0, "", committing_s=128.0)], {}, 131.0, BOUNDS).unready
+    [why] = health_of([seen(100.0, "", committing_s=100.0)], {}, 131.0, BOUNDS).unready
+    assert "no answer from the brokers" in why
