@@ -136,7 +136,7 @@ def test_an_input_that_is_made_anew_under_a_running_stage_ends_it_and_the_next_r
     response.until_incidents(2)
     [anew] = [one for one in response.worker.lines("cursor.made_anew") if one["cursor"] != "0"]
     assert anew["topic"] == topics.FINDINGS
-    assert response.worker.total("tocsin_stage_topics_made_anew_total", stage="triage") >= 1
+    until(lambda: response.worker.total("tocsin_stage_topics_made_anew_total", stage="triage") >= 1)
 
 
 def test_an_input_that_was_made_anew_and_outgrew_what_was_read_is_read_from_the_beginning(response: Response) -> None:
