@@ -7,11 +7,13 @@ other stays a text. What a foreign library says goes the same way.
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
 
 from streams.runtime.lines import json_line
@@ -135,7 +137,10 @@ class Seldom(logging.Filter):
 
 
 def begin(level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Send every logger's records to `stream`, standard output where none is given; a second call replaces the first."""
+    """Send every logger's records to `stream`, standard output where none is given; a second call replaces the first.
+
+    What nobody catches, in whichever thread, becomes such a line too.
+    """
     handler = Lines(sys.stdout if stream is None else stream)
     handler.setFormatter(JsonLines())
     seldom = Seldom()
@@ -144,3 +149,20 @@ def begin(level: int = logging.INFO, stream: TextIO | None = None) -> None:
     for name in FOREIGN:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
     logging.captureWarnings(True)  # noqa: FBT003 -- the library's own signature
+    sys.excepthook, threading.excepthook = _say_main, _say_thread
+
+
+def _say_main(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """Say what nobody caught as all else is said."""
+    logging.getLogger("tocsin").critical("error.uncaught", exc_info=(kind, error, at))
+
+
+def _say_thread(end: threading.ExceptHookArgs) -> None:
+    if end.exc_value is not None and not isinstance(end.exc_value, SystemExit):
+        name = "" if end.thread is None else end.thread.name
+        fields = {"thread": name}
+        logging.getLogger("tocsin").critical(
+            "error.uncaught",
+            exc_info=(end.exc_type, end.exc_value, end.exc_traceback),
+            extra={"decision": ("error.uncaught", fields)},
+        )

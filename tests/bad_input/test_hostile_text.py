@@ -7,6 +7,8 @@ import asyncio
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,8 +170,10 @@ def test_an_event_of_kafka_carries_it_as_data_alone(kind: str, half: Half) -> No
 
 
 @pytest.fixture
-def logged() -> Iterator[io.StringIO]:
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     """Let everything log as a worker does, at the most talkative level."""
+    for module in (sys, threading):
+        monkeypatch.setattr(module, "excepthook", module.excepthook)
     root = logging.getLogger()
     handlers, level, stream = root.handlers[:], root.level, io.StringIO()
     logs.begin(logging.DEBUG, stream)

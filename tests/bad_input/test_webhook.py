@@ -6,6 +6,8 @@ import json
 import logging
 import socket
 import struct
+import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -427,7 +429,7 @@ def test_who_does_not_know_us_is_left_alone_and_probed_by_one_message(response: 
 HOSTILE_ID = "n1\r\nx-injected: yes\r\n\r\n"
 
 
-def test_no_secret_stands_in_a_log_or_a_receipt(response: Response) -> None:
+def test_no_secret_stands_in_a_log_or_a_receipt(response: Response, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even when the receiver answers with all that it was sent, at the most talkative level."""
 
     async def play(port_free: int) -> tuple[Way, Receiver]:
@@ -442,6 +444,8 @@ def test_no_secret_stands_in_a_log_or_a_receipt(response: Response) -> None:
     written = io.StringIO()
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
+    for module in (sys, threading):
+        monkeypatch.setattr(module, "excepthook", module.excepthook)
     try:
         logs.begin(logging.DEBUG, written)
         way, receiver = asyncio.run(play(9))

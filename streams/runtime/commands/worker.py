@@ -6,7 +6,7 @@
 
 Run as many workers of a stage as there are partitions, at most. Logs are JSON on standard output, one line a decision.
 SIGTERM and Ctrl-C make it finish what is in hand and leave. A worker that finds a fault of its own ends at once with
-status 70: start it again, nothing is lost.
+status 70: start it again, nothing is lost. Status 4 says that the brokers went away before it had begun.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from confluent_kafka import KafkaException
 
 from streams.runtime import kafka, logs, topics, worker
 from streams.runtime.commands.common import add_settings, settings_of
+from streams.runtime.cursor import UnansweredError
 from streams.runtime.probes import ListenError
 from streams.runtime.segment_files import FolderError
 from streams.runtime.terminal import CommandError, Exit
@@ -62,5 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
         status = worker.serve(settings, stages, os.environ)
     except (FolderError, ListenError) as error:
         raise CommandError(Exit.SETTINGS, str(error)) from None
+    except UnansweredError as error:
+        log.critical(
+            "worker.no_answer broker=%s error=%s: start it again when they are back", settings.kafka.broker, error
+        )
+        status = Exit.BROKER
+    except Exception:  # it ends here, and says so as all else is said
+        log.critical("worker.failed", exc_info=True)
+        status = Exit.FAULT
     log.info("worker.ended status=%d", status)
     return status

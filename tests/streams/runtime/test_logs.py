@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +15,9 @@ from streams.runtime import logs
 
 
 @pytest.fixture
-def stream() -> Iterator[io.StringIO]:
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # they are what they were behind the test
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     root = logging.getLogger()
     before = root.handlers[:], root.level
     written = io.StringIO()
@@ -50,6 +54,26 @@ def test_an_error_is_told_with_its_place(stream: io.StringIO) -> None:
     line = json.loads(stream.getvalue())
     assert line["error"] == "KeyError: 'absent'"
     assert "test_logs.py" in line["frames"][-1]
+
+
+def test_what_nobody_catches_is_one_line_in_whichever_thread(
+    stream: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise KeyError("absent")
+
+    thread = threading.Thread(target=fail, name="asker")
+    thread.start()
+    thread.join()
+    try:
+        fail()
+    except KeyError as error:
+        sys.excepthook(KeyError, error, error.__traceback__)
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["event"], first["level"], first["thread"]) == ("error.uncaught", "critical", "asker")
+    assert (second["event"], second["error"]) == ("error.uncaught", "KeyError: 'absent'")
+    assert "fail" in first["frames"][-1]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_decision_keeps_its_fields_whatever_text_is_in_them(stream: io.StringIO) -> None:

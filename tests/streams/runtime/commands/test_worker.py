@@ -1,10 +1,17 @@
 """A worker that cannot start says why, and starts nothing."""
 
+import io
+import json
+import logging
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from streams.runtime import logs
+from streams.runtime.cursor import UnansweredError
 from streams.runtime.terminal import Exit
 from streams.runtime.topics import TopicFault
 
@@ -36,3 +43,38 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start_with_what_to_do
         status, out, err = tocsin("worker", *stages)
         assert (status, out) == (Exit.SETTINGS, "")
         assert f"join: cannot write into {folder} (Not a directory): choose another join.folder" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted", "event"),
+    [
+        (UnansweredError("findings: timed out"), Exit.BROKER, "worker.no_answer"),
+        (ValueError("a fault of ours"), Exit.FAULT, "worker.failed"),
+    ],
+)
+def test_what_ends_a_start_is_one_line_of_the_log_and_a_status(
+    tocsin: Tocsin, monkeypatch: pytest.MonkeyPatch, error: Exception, wanted: Exit, event: str
+) -> None:
+    async def start(_: object) -> None:
+        raise error
+
+    written = io.StringIO()
+    begin = logs.begin
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    for module in (sys, threading):
+        monkeypatch.setattr(module, "excepthook", module.excepthook)
+    monkeypatch.setattr("streams.runtime.commands.worker.topics.check", lambda *_: [])
+    monkeypatch.setattr("streams.runtime.commands.worker.logs.begin", lambda level: begin(level, written))
+    monkeypatch.setattr("streams.runtime.worker.SmallStages.start", start)
+    try:
+        status, out, err = tocsin("worker", "triage")
+    finally:
+        root.handlers[:], root.level = before
+        logging.captureWarnings(False)  # noqa: FBT003 -- the library's own signature
+    assert (status, out, err) == (wanted, "", "")
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    [line] = [line for line in lines if line["event"] == event]
+    assert str(error) in line["error"]
+    assert lines[-1]["event"] == "worker.ended"
+    assert lines[-1]["status"] == str(int(wanted))
