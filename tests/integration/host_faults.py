@@ -44,6 +44,7 @@ KEYS = 40
 TIMER_EVERY = 5
 TIMER_WAIT_MS = 3_000
 SESSION_MS = 8_000
+DIED_STATUS = 9
 APP = "toys"
 
 
@@ -220,12 +221,24 @@ def work(arguments: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
         if arguments.no_read_back:
             StageHost._read_back = skip  # type: ignore[method-assign] # noqa: SLF001 -- the line that this breaks
+        if arguments.die_at_outputs:
+            StageHost._deliver = die_at_outputs  # type: ignore[method-assign] # noqa: SLF001 -- as a kill at that moment
         host = FaustHost(settings(arguments.broker, arguments.prefix, arguments.instance), specs())
         telling = asyncio.create_task(tell(host, Path(arguments.told)))
         await host.serve(stopping)
         telling.cancel()
 
     asyncio.run(serve())
+
+
+deliver = StageHost._deliver  # noqa: SLF001
+
+
+async def die_at_outputs(self: StageHost, outputs: Sequence[Routed]) -> list[int]:
+    """Stand in for delivering: what comes before a stage's first outputs is delivered, then the process is gone."""
+    if any(one.topic.endswith("tallied") for one in outputs):
+        os._exit(DIED_STATUS)
+    return await deliver(self, outputs)
 
 
 async def skip(self: StageHost, owned: Owned, topic: str, end: int) -> None:
@@ -726,6 +739,7 @@ def main() -> None:
         worker.add_argument(name, required=True)
     worker.add_argument("--instance")
     worker.add_argument("--no-read-back", action="store_true")
+    worker.add_argument("--die-at-outputs", action="store_true")
     worker.set_defaults(call=work)
     runner = commands.add_parser("run")
     runner.add_argument("--broker", required=True)

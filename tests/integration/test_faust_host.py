@@ -31,7 +31,7 @@ from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
-from streams.runtime.write_ahead import Changes, epoch_headers, epoch_of, table_key
+from streams.runtime.write_ahead import Changes, Restored, epoch_headers, epoch_of, table_key
 from tests.streams.runtime.broker_faults import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, BrokerFaults
 
 WAIT_S = 90
@@ -539,6 +539,38 @@ def test_what_an_owner_left_half_done_is_made_good(bench: Bench) -> None:
     run(trial)
     assert orjson.loads(bench.rows("tally")[table_key(1, "k1")] or b"") == {"n": 12, "count": 12}
     assert "left" in bench.ids("tallied")
+
+
+def test_what_a_worker_wrote_down_before_it_was_gone_is_said_by_the_next_in_the_same_words(
+    bench: Bench, tmp_path: Path
+) -> None:
+    #  1 … 10: entry, gone before its outputs | the next would say it otherwise, and says what the entry says
+    bench.events(1, range(1, 11))
+    command = [sys.executable, str(Path(toys.__file__)), "worker", "--broker", bench.broker, "--die-at-outputs"]
+    command += ["--prefix", bench.settings.topic_prefix, "--told", str(tmp_path / "told")]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)
+    assert ended.returncode == toys.DIED_STATUS, ended.stderr[-2000:]
+    assert bench.bodies("tallied") == []
+    left = Restored(1)
+    for message in toys.read_all(bench.broker, bench.settings.changelog("tally")):
+        if message.partition() == 1:
+            left.take(message.key(), message.value(), headers_of(message.headers()))
+    promised = [orjson.loads(output.value or b"") for output in left.again().outputs]
+
+    def otherwise(output: Any) -> Routed:  # noqa: ANN401
+        return toys.route(replace(output, body={**output.body, "made_at_ms": -1}))  # type: ignore[no-any-return]
+
+    async def trial() -> None:
+        async with bench.worker([replace(toys.specs()[0], route=otherwise)]) as host:
+            await until(lambda: len(bench.ids("tallied")) >= 10)
+            assert host.counts()["tally"]["handled"] == 10 - len(promised)
+
+    run(trial)
+    assert len(promised) > 0
+    bodies = bench.bodies("tallied")
+    assert bodies[: len(promised)] == promised
+    assert [body["made_at_ms"] for body in bodies[len(promised) :]] == [-1] * (10 - len(promised))
+    assert [body["count"] for body in bodies] == list(range(1, 11))
 
 
 def test_a_worker_told_to_stop_with_records_in_hand_finishes_them_and_the_next_goes_on(
