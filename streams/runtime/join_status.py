@@ -37,6 +37,7 @@ _GAUGES = {
 _PROCESS = {
     "window_stats": "tocsin_join_window_stats_total",
     "repeated_writes": "tocsin_join_repeated_writes_total",
+    "cut_texts": "tocsin_join_cut_texts_total",
     "malformed_baselines": "tocsin_join_baselines_refused_total",
 }
 _OF_STAGE = {

@@ -4,7 +4,7 @@ A run is written aside, forced to disk and renamed, with its length and CRC in f
 does not fit, is a missing run: its rows are in the changelog, from which every owner restores.
 
 A disk that takes no more does not lose rows: such a run stays in memory, and `refusing` tells the host to read nothing
-further until `try_again` succeeds.
+further until `try_again` succeeds. What it does not let go of is removed then.
 
 Processes may share a folder, also those of other deployments: each owner of a partition has a folder of its own below it,
 under a name that no other has, and holds a lock on it while it lives. Only what nobody holds is removed.
@@ -54,6 +54,7 @@ class SegmentFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._kept: dict[str, bytes] = {}
+        self._undropped: set[str] = set()
         self._lock: int | None = None
         self.refusing = False
         """Whether the disk took no more."""
@@ -100,6 +101,7 @@ class SegmentFiles:
             self._kept[name] = value
             return
         self._kept.pop(name, None)
+        self._undropped.discard(name)
 
     def open(self, name: str) -> bytes | memoryview:
         """Return the run's bytes, mapped.
@@ -127,7 +129,11 @@ class SegmentFiles:
     def drop(self, name: str) -> None:
         """Forget a run; who still looks at its bytes may go on."""
         if self._kept.pop(name, None) is None:
-            self._path(name).unlink(missing_ok=True)
+            try:
+                self._path(name).unlink(missing_ok=True)
+            except OSError as error:
+                self._refused(error)
+                self._undropped.add(name)
 
     def try_again(self) -> bool:
         """Try whether the disk takes a write again; return whether it does."""
@@ -139,6 +145,9 @@ class SegmentFiles:
                 file.flush()
                 os.fsync(file.fileno())
             probe.unlink()
+            for name in list(self._undropped):
+                self._path(name).unlink(missing_ok=True)
+                self._undropped.discard(name)
         except OSError as error:
             self._refused(error)
             return False

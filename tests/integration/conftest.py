@@ -102,12 +102,12 @@ def cluster(kafka: str, topic_prefix: str) -> KafkaSettings:
 
 
 @pytest.fixture
-def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
-    """Return what begins a worker of the join in a thread, each in a folder of its own; they end with the test."""
+def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
+    """Return what begins a worker of the join in a thread, each in a folder of its own unless told; they end with the test."""
     begun: list[Worker] = []
 
-    def start() -> Worker:
-        begun.append(Worker(hot_path_settings(cluster, tmp_path / str(len(begun)))))
+    def start(folder: Path | None = None) -> Worker:
+        begun.append(Worker(hot_path_settings(cluster, folder or tmp_path / str(len(begun)))))
         return begun[-1]
 
     yield start

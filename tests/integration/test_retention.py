@@ -92,6 +92,34 @@ def test_the_join_counts_offsets_that_retention_took_and_joins_the_rest(
     assert second.hot_path.counts["conservation_errors"] == 0
 
 
+def test_a_running_join_that_retention_overtakes_counts_what_is_gone_and_joins_the_rest(
+    cluster: KafkaSettings, begin: Callable[..., Worker], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    #  outputs, labels:   paused by its disk at 0 | taken away: 3 messages each | reads on
+    world = World(cluster, seed=13)
+    world.write(300)
+    in_the_way = tmp_path / "in_the_way"
+    in_the_way.write_text("a file where a folder must be")
+    with caplog.at_level(logging.ERROR, "tocsin.join"):
+        worker = begin(folder=in_the_way)
+        worker.until(lambda: worker.hot_path.status.paused == "disk" and len(worker.hot_path.status.owned) == 4)
+        places = [(topic, partition) for topic in (topics.OUTPUTS, topics.LABELS) for partition in range(4)]
+        take_away(cluster, {(cluster.topic_prefix + topic, partition): LOST for topic, partition in places})
+        in_the_way.unlink()
+        worker.until(lambda: worker.hot_path.counts["offsets_lost"] == LOST * len(places))
+        for rows in (world.outputs, world.labels):
+            logs: dict[int, list[Any]] = rows
+            for partition, log in logs.items():
+                logs[partition] = [row for row in log if row.offset >= LOST]
+        world.tell(LATER_MS)
+        assert world.sent() == world.expected()
+    said = {record.getMessage() for record in caplog.records if "join.offsets_lost" in record.getMessage()}
+    assert said == {
+        f"join.offsets_lost topic={topic} partition={partition} from=0 to={LOST}" for topic, partition in places
+    }
+    assert worker.hot_path.counts["conservation_errors"] == 0
+
+
 def test_the_join_refuses_a_changelog_that_has_lost_what_its_manifest_names(
     cluster: KafkaSettings, begin: Callable[[], Worker]
 ) -> None:

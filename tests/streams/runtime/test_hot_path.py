@@ -1,6 +1,8 @@
 """The join on a broker: whatever happens to its worker, what it sends is what the oracle sends."""
 
+import errno
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -325,6 +327,38 @@ def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(
     world.tell(LATER_MS)
     world.check()
     worker.until(lambda: worker.hot_path.status.paused == "")
+
+
+def test_a_folder_that_turns_read_only_stops_the_reading_and_not_the_worker(
+    cluster: KafkaSettings, begin: Callable[..., Worker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  rows are sealed | read-only: their time is over, and they cannot be removed | writable again
+    folder = tmp_path / "rows"
+    world = World(cluster, seed=8)
+    world.write(600)
+    worker = begin(folder=folder, join=replace(JOIN, block_rows=4))
+    worker.until(lambda: len({run.parts[-3] for run in folder.glob("*/*/*.run")}) == 4)
+    unlink, is_read_only = Path.unlink, threading.Event()
+
+    def refused(path: Path, missing_ok: bool = False) -> None:  # noqa: FBT001, FBT002 - as in `Path`
+        if is_read_only.is_set() and path.is_relative_to(folder):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    is_read_only.set()
+    world.tell(LATER_MS)
+    worker.until(lambda: worker.hot_path.status.paused == "disk")
+    is_read_only.clear()
+    world.check()
+    worker.until(lambda: worker.hot_path.status.paused == "")
+
+
+def test_texts_that_were_cut_are_counted(cluster: KafkaSettings, begin: Callable[..., Worker]) -> None:
+    Inputs(cluster).write(topics.OUTPUTS, [row("p1", text="x" * 70_000), row("p2", text="x")])
+    worker = begin()
+    worker.until(lambda: worker.hot_path.counts["rows_model-outputs"] == 2)
+    assert worker.hot_path.counts["cut_texts"] == 1
 
 
 def test_errors_in_answers_to_every_kind_of_request_cost_nothing(

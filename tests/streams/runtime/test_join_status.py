@@ -61,6 +61,10 @@ def test_the_watermark_is_behind_the_clock_once_it_is_known() -> None:
     assert found["tocsin_join_oldest_pending_seconds", "2"] == 600
 
 
+def test_texts_that_were_cut_are_told() -> None:
+    assert measured({}, {}, {"cut_texts": 3})["tocsin_join_cut_texts_total",] == 3
+
+
 @pytest.mark.parametrize(("since_s", "unready"), [(None, False), (95.0, False), (-100.0, True)])
 def test_misplaced_rows_are_borne_for_some_minutes(since_s: float | None, unready: bool) -> None:  # noqa: FBT001
     status = replace(SERVING, misplaced={"labels": (0.75, since_s), "model-outputs": (0.0, None)})

@@ -87,6 +87,21 @@ def test_a_disk_that_takes_nothing_loses_nothing(tmp_path: Path) -> None:
     assert (folder / "8.run").exists()
 
 
+def test_a_disk_that_lets_go_of_nothing_is_tried_again_and_then_does(tmp_path: Path) -> None:
+    files, path = one_run(tmp_path)
+    aside = path.rename(tmp_path / "aside")
+    path.mkdir()  # what cannot be unlinked, whoever asks
+    files.drop("7")
+    assert files.refusing
+    assert files.why == os.strerror(errno.EISDIR)
+    assert not files.try_again()
+    path.rmdir()
+    aside.rename(path)
+    assert files.try_again()
+    assert not files.refusing
+    assert not path.exists(), "it is removed after all"
+
+
 def test_a_folder_is_made_and_tried_before_the_start_and_a_full_disk_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
