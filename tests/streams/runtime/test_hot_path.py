@@ -22,8 +22,10 @@ from schemas.dead_letter import DeadLetter
 from schemas.window_stats import WindowStats
 from streams.runtime import hot_path, kafka, topics
 from streams.runtime.claims import FencedError
+from streams.runtime.delivery import Delivery
 from streams.runtime.embedded_broker import EmbeddedBroker
 from streams.runtime.hot_path import HotPath, HotPathSettings, StartRefusedError
+from streams.runtime.stage_spec import Routed
 from streams.stages.blocks import BlockKey
 from tests.streams.runtime.broker_faults import FETCH, LIST_OFFSETS, OFFSET_COMMIT, PRODUCE, BrokerFaults
 from tests.streams.runtime.join_world import BEGAN_MS, JOIN, LATER_MS, World, hot_path_settings, message_of
@@ -388,6 +390,55 @@ def test_errors_in_answers_to_every_kind_of_request_cost_nothing(
     assert counts["unanswered_probes"] > 0
     assert sum(n for name, n in counts.items() if name.startswith("error_")) > 0
     assert counts["offsets_lost"] == counts["conservation_errors"] == 0
+
+
+STEPS = ("blocks", "manifests", "sends", "tombstones", "offsets")
+
+
+def step_of(record: Routed) -> str:
+    """Say to which step of a checkpoint a record belongs."""
+    if record.topic == topics.WINDOW_STATS:
+        return "sends"
+    if record.topic == topics.DEAD_LETTERS:
+        return "blocks"
+    assert record.key is not None
+    kind = BlockKey.decode(record.key).kind
+    claim = "tombstones" if record.value is None else "claims"
+    return {"manifest": "manifests", "claim": claim}.get(kind, "blocks")
+
+
+def test_each_step_of_a_checkpoint_is_acknowledged_before_the_next(
+    cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    deliver, commit = Delivery.deliver, HotPath._commit  # noqa: SLF001
+
+    def delivered(self: Delivery, records: Sequence[Routed], wait_ms: int | None = None) -> list[int]:
+        offsets = deliver(self, records, wait_ms)
+        steps = {step_of(one) for one in records}
+        assert len(steps) <= 1, "one step at a time"
+        done.extend(steps)
+        return offsets
+
+    def committed(self: HotPath, prepared: Any) -> None:  # noqa: ANN401 -- as the join has it
+        done.append("offsets")
+        commit(self, prepared)
+
+    monkeypatch.setattr(Delivery, "deliver", delivered)
+    monkeypatch.setattr(HotPath, "_commit", committed)
+    world = World(cluster, seed=31)
+    world.write(600)
+    worker = begin()
+    worker.until(lambda: worker.hot_path.counts["checkpoints"] > 0)
+    world.tell(LATER_MS)
+    world.check()
+    worker.stop()
+    checkpoints = " ".join(one for one in done if one != "claims").split("offsets")
+    assert checkpoints.pop() == "", "offsets come last"
+    for one in checkpoints:
+        ranks = [STEPS.index(step) for step in one.split()]
+        assert ranks == sorted(ranks), one
+    assert {"blocks", "manifests", "sends"} <= set(done)
 
 
 def test_a_write_that_is_refused_for_good_ends_the_worker_and_costs_nothing(
