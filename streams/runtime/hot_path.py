@@ -54,6 +54,7 @@ from streams.runtime.segment_files import SegmentFiles, segment_files
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Routed
 from streams.runtime.topics import LABELS, OUTPUTS
+from streams.runtime.unreadable import CHECKED, EXPECTED, UNREADABLE, reach
 from streams.stages.batch import LabelBatch, OutputBatch
 from streams.stages.blocks import Checkpoint, Journal, Manifest, Send
 from streams.stages.join import Join, JoinSettings
@@ -102,8 +103,6 @@ EXIT_STATUS = 70  # EX_SOFTWARE
 _EOF = KafkaError._PARTITION_EOF  # noqa: SLF001 - librdkafka's own codes have no other names
 _WITH_EOF = {"enable.partition.eof": "true"}
 _LOST_POSITION = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
-_UNREADABLE = (KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG)  # noqa: SLF001
-_CHECKED = {"check.crcs": "true"}
 _BY_TOPIC: Mapping[str, Callable[[Mapping[str, Model], int], OutputEdge | LabelEdge]] = {
     OUTPUTS: OutputEdge,
     LABELS: LabelEdge,
@@ -301,9 +300,9 @@ class HotPath:
             session_timeout_ms=settings.session_timeout_ms,
             heartbeat_ms=settings.heartbeat_ms,
             on_commit=self._on_commit,
-            **_CHECKED,
+            **CHECKED,
         )
-        self._labels: Consumer = self._reader("labels", **_CHECKED)
+        self._labels: Consumer = self._reader("labels", **CHECKED)
         self._changelog: Consumer = self._reader(
             "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}
         )
@@ -860,7 +859,7 @@ class HotPath:
         """Note an error, and what does not go on because of it."""
         self._note_error(message)
         code, partition = _code(message), message.partition()
-        if code is not None and partition is not None and (code == _LOST_POSITION or code in _UNREADABLE):
+        if code is not None and partition is not None and (code == _LOST_POSITION or code in UNREADABLE):
             self._astray[topic, partition] = code
 
     def _find_again(self) -> None:
@@ -877,7 +876,7 @@ class HotPath:
             one = self._owned.get(partition)
             if one is None or one.join is None:
                 continue
-            if code in _UNREADABLE:
+            if code in UNREADABLE:
                 self._step_over_unreadable(one, one.join, topic, code)
             else:
                 self._step_over_lost(one, topic)
@@ -910,7 +909,7 @@ class HotPath:
         decoded = self._edges[topic].decode(nothing)
         [letter] = decoded.dead
         got = f"{KafkaError(code).name().removeprefix('_')} from there to offset {ends - 1}"
-        letter = msgspec.structs.replace(letter, field="", expected="a batch that can be read", got=got)
+        letter = msgspec.structs.replace(letter, field="", expected=EXPECTED, got=got)
         log.error(
             "join.unreadable topic=%s partition=%d from=%d to=%d error=%s",
             topic,
@@ -925,35 +924,16 @@ class HotPath:
         self._refuse([letter])
 
     def _unreadable(self, topic: str, partition: int, at: int) -> "_Bounds | None":
-        """Say from where to where the batch reaches that stands in the way at `at`; None when it can be read.
-
-        A client says where it begins only: its end is searched, in steps that double, then halve.
-        """
-        bounds, begins = self._bounds(topic, partition), self._unreadable_at(topic, partition, at)
+        """Say from where to where the batch reaches that stands in the way at `at`; None when it can be read."""
+        bounds = self._bounds(topic, partition)
         if bounds is None:
             raise TimeoutError("the brokers did not say where the log ends")
-        if begins is None:
-            return None
-
-        inside = begins = max(begins, at)
-        beyond, step = bounds[1], 1
-
-        def is_inside(offset: int) -> bool:
-            found = self._unreadable_at(topic, partition, offset)
-            return found is not None and found <= begins  # else it is another, further on
-
-        while inside + step < beyond and is_inside(inside + step):
-            inside, step = inside + step, 2 * step
-        beyond = min(inside + step, beyond)
-        while beyond - inside > 1:
-            middle = (inside + beyond) // 2
-            inside, beyond = (middle, beyond) if is_inside(middle) else (inside, middle)
-        return begins, beyond
+        return reach(lambda offset: self._unreadable_at(topic, partition, offset), at, bounds[1])
 
     def _unreadable_at(self, topic: str, partition: int, at: int) -> int | None:
         """Ask anew for what lies at an offset: None when it can be read, else the first offset of its batch."""
         until_s = time.monotonic() + self._kafka.request_wait_ms / 1000
-        reader = self._reader("unreadable", **_WITH_EOF, **_CHECKED)
+        reader = self._reader("unreadable", **_WITH_EOF, **CHECKED)
         try:
             reader.assign([TopicPartition(self._full(topic), partition, at)])
             while time.monotonic() < until_s:
@@ -963,7 +943,7 @@ class HotPath:
                     continue
                 if message.error() is None or _code(message) == _EOF:
                     return None
-                if _code(message) in _UNREADABLE:
+                if _code(message) in UNREADABLE:
                     return message.offset() or 0
         finally:
             reader.close()

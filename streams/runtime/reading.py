@@ -4,6 +4,7 @@ What is read ends where the log ended when reading began, so that a command ends
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.fields import MalformedRecordError
 from streams.runtime import kafka
-from streams.runtime.terminal import CommandError, Exit, at, lasting
+from streams.runtime.terminal import CommandError, Exit, at, complain, lasting
+from streams.runtime.unreadable import CHECKED, UNREADABLE, reach
 
 POLL_S = 0.2
 MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
@@ -48,10 +50,14 @@ class Read:
 
 
 class Reader:
-    """Reads topics of one deployment, named without its prefix."""
+    """Reads topics of one deployment, named without its prefix.
+
+    A batch that cannot be read is said once, counted in `unreadable` by topic, and stepped over.
+    """
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
+        self.unreadable: Counter[str] = Counter()
         self._wait_s = settings.request_wait_ms / 1000
         self._consumer: Consumer = kafka.consumer(
             settings,
@@ -59,6 +65,7 @@ class Reader:
             f"{settings.topic_prefix}tocsin-reader",  # the client wants one; nothing joins or commits
             None,
             **{"auto.offset.reset": "earliest", "enable.partition.eof": "true", "fetch.wait.max.ms": FETCH_WAIT_MS},
+            **CHECKED,
         )
 
     def __enter__(self) -> Self:
@@ -111,7 +118,8 @@ class Reader:
         if not left:
             return
         topic = self.topic(name)
-        self._consumer.assign([TopicPartition(topic, partition, spans[partition][0]) for partition in left])
+        reached = {partition: spans[partition][0] for partition in left}
+        self._consumer.assign([TopicPartition(topic, partition, reached[partition]) for partition in left])
         silent_s = 0.0
         try:
             while left:
@@ -125,13 +133,53 @@ class Reader:
                         )
                     continue
                 silent_s = 0.0
+                astray: set[int] = set()
                 for message in (first, *self._consumer.consume(CHUNK, timeout=0)):
+                    error = message.error()
+                    if error is not None and error.code() in UNREADABLE:
+                        astray.add(message.partition() or 0)
+                    if message.partition() in astray:  # what the client makes of the bytes behind is asked for again
+                        continue
                     read = self._taken(name, message, left)
                     if read is not None:
+                        reached[read.partition] = read.offset + 1
                         yield read
+                if astray:
+                    for partition in astray & left.keys():
+                        end = left[partition]
+                        reached[partition] = self._past_unreadable(name, partition, reached[partition], end)
+                        if reached[partition] >= end:
+                            del left[partition]
+                    self._consumer.assign([TopicPartition(topic, partition, reached[partition]) for partition in left])
         finally:
             with suppress(RuntimeError):  # it may be closed when what was left unread is thrown away
                 self._consumer.unassign()
+
+    def _past_unreadable(self, name: str, partition: int, at: int, end: int) -> int:
+        """Say that the batch which lies at an offset cannot be read, and return where it ends; `at` where it can be."""
+        found = reach(lambda offset: self._unreadable_at(name, partition, offset), at, end)
+        if found is None:
+            return at
+        begins, ends = found
+        if begins >= end:  # it is behind what is asked for, and nothing lies before it
+            return end
+        self.unreadable[name] += 1
+        complain(
+            f"{self.topic(name)}[{partition}]: what lies from offset {begins} to {ends - 1} cannot be read: left out"
+        )
+        return ends
+
+    def _unreadable_at(self, name: str, partition: int, at: int) -> int | None:
+        """Ask anew for what lies at an offset: None when it can be read, else the first offset of its batch."""
+        self._consumer.assign([TopicPartition(self.topic(name), partition, at)])
+        until_s = time.monotonic() + self._wait_s
+        while time.monotonic() < until_s:
+            message = self._consumer.poll(POLL_S)
+            error = None if message is None else message.error()
+            if message is None or (error is not None and error.retriable()):
+                continue
+            return message.offset() or 0 if error is not None and error.code() in UNREADABLE else None
+        raise CommandError(Exit.BROKER, f"{self.topic(name)}[{partition}]: no answer in {self._wait_s:g} s")
 
     def _taken(self, name: str, message: Message, left: dict[int, int]) -> Read | None:
         """Take one message, and strike its partition from `left` when it is the last."""

@@ -29,36 +29,51 @@ class Sample:
         Row ids that were looked at, and those that murmur2 sends to another partition.
     unlisted
         Rows of models that are not configured, by model.
+    unreadable
+        Batches that cannot be read.
     """
 
     rows: int = 0
     misplaced: int = 0
     unlisted: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
 
-    def fault(self, topic: str) -> TopicFault | None:
-        """Say what is wrong with the placement of the rows of `topic`, and what to do; None where nothing is.
+    def faults(self, topic: str) -> list[TopicFault]:
+        """Say what is wrong with the newest messages of `topic`, and what to do.
 
-        >>> Sample(rows=100).fault("labels") is None
-        True
-        >>> str(Sample(rows=100, misplaced=74).fault("labels"))
+        >>> Sample(rows=100).faults("labels")
+        []
+        >>> str(Sample(rows=100, misplaced=74).faults("labels")[0])
         'labels: 74 of the newest 100 rows lie in another partition than their prediction id says, so labels miss ...'
         """
-        if not self.misplaced:
-            return None
-        return TopicFault(
-            topic,
-            f"{self.misplaced} of the newest {self.rows} rows lie in another partition than their prediction id says, so "
-            "labels miss their outputs",
-            "their producer must use the prediction id as key and place it by murmur2 (librdkafka: "
-            "partitioner=murmur2_random; Java: its default), then send them again",
-        )
+        found = []
+        if self.unreadable:
+            found.append(
+                TopicFault(
+                    topic,
+                    f"{self.unreadable} of the newest batches cannot be read, and their rows do not count",
+                    "`tocsin dead-letters list --each` says where they lie; look at their producer, or at the brokers' disks, "
+                    "and send those rows again",
+                )
+            )
+        if self.misplaced:
+            found.append(
+                TopicFault(
+                    topic,
+                    f"{self.misplaced} of the newest {self.rows} rows lie in another partition than their prediction id "
+                    "says, so labels miss their outputs",
+                    "their producer must use the prediction id as key and place it by murmur2 (librdkafka: "
+                    "partitioner=murmur2_random; Java: its default), then send them again",
+                )
+            )
+        return found
 
 
 def sample(reader: Reader, models: Mapping[str, Model], topic: str) -> Sample:
     """Look at the newest rows of `model-outputs` or `labels`; of a message of many, at some."""
     count = reader.partitions(topic)
     edge = OutputEdge({}, count) if topic == OutputEdge.topic else LabelEdge({}, count)
-    found = Sample()
+    found, unreadable = Sample(), reader.unreadable[topic]
     for read in reader.all(topic, last=MESSAGES):
         decoded: Decoded[OutputBatch] | Decoded[LabelBatch] = edge.decode(_one(read))
         found.rows += decoded.sampled
@@ -66,6 +81,7 @@ def sample(reader: Reader, models: Mapping[str, Model], topic: str) -> Sample:
         of = decoded.batch.model
         counts = np.bincount(of.codes, minlength=len(of.values)).tolist()
         found.unlisted.update({name: n for name, n in zip(of.values, counts, strict=True) if name not in models})
+    found.unreadable = reader.unreadable[topic] - unreadable
     return found
 
 

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from schemas.dead_letter import DeadLetter, SentAgain
 from streams.runtime.stage_spec import Headers
 from streams.runtime.topics import TOPICS
+from streams.runtime.unreadable import EXPECTED
 
 ATTEMPT, FIRST = "tocsin-attempt", "tocsin-first-refused-at"
 MOST_ATTEMPTS = 4
@@ -39,6 +40,7 @@ class Reason(StrEnum):
     USED_UP = f"refused {MOST_ATTEMPTS} times"
     FROM_WITHIN = "not from a topic that is written from outside"
     NOTHING = "without a value, or gone from its topic"
+    UNREADABLE = "could not be read"
     NO_PARTITION = "of a partition that is not there"
 
 
@@ -135,6 +137,8 @@ class Survey:
             return Reason.FROM_WITHIN
         if not 0 <= letter.partition < self._partitions[letter.topic]:
             return Reason.NO_PARTITION
+        if letter.expected == EXPECTED:  # it stands for a whole batch
+            return Reason.UNREADABLE
         return Reason.USED_UP if letter.attempt >= MOST_ATTEMPTS else None
 
     def mark(self, mark: SentAgain) -> None:

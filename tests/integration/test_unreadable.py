@@ -1,5 +1,6 @@
 """A batch that cannot be read is one dead letter, stepped over; the rows behind it count. On a real Kafka."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,8 +10,12 @@ import pytest
 from confluent_kafka import Producer
 
 from config.settings import KafkaSettings
+from schemas.dead_letter import DeadLetter
+from schemas.fields import MalformedRecordError
 from streams.runtime import kafka as clients
 from streams.runtime import topics
+from streams.runtime.cli import run
+from streams.runtime.terminal import Exit
 from tests.integration.conftest import a_kafka
 from tests.integration.join_process import cluster_of
 from tests.streams.runtime.join_world import World, hot_path_settings
@@ -80,9 +85,46 @@ def labels_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def commands(cluster: KafkaSettings, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    status = run([*words, "--json", "--broker", cluster.broker, "--topic-prefix", cluster.topic_prefix])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def see_that_commands_step_over(
+    cluster: KafkaSettings, capsys: pytest.CaptureFixture[str], topic: str, batches: Sequence[tuple[int, int]]
+) -> None:
+    """Replay sends nothing of the batches, and a row from elsewhere; `topics check` and `status` count them."""
+    refusal = MalformedRecordError("output", "score", "a number", "a text")
+    of: dict[str, Any] = {"topic": topic, "partition": PARTITION}
+    elsewhere = json.dumps(row("elsewhere", time.time_ns() // 1_000_000)).encode()
+    producer: Producer = clients.producer(cluster, "letter")
+    for letter in (
+        DeadLetter.of(
+            refusal, offset=batches[0][0], row=0, key=None, value=None, **of
+        ),  # its bytes are in the log alone
+        DeadLetter.of(refusal, offset=1_000, key=b"elsewhere", value=elsewhere, **of),
+    ):
+        routed = topics.route(letter, cluster.output_partitions)
+        producer.produce(cluster.topic_prefix + routed.topic, routed.value, routed.key, routed.partition or 0)
+    assert producer.flush(WAIT_S) == 0
+    status, out, err = commands(cluster, capsys, "dead-letters", "replay")
+    assert status == Exit.DONE, err
+    assert json.loads(out) == {"sent": 1, "passed_over": {"could not be read": len(batches) + 1}}
+    for words in (["topics", "check"], ["status"]):
+        status, out, err = commands(cluster, capsys, *words)
+        assert status == Exit.NOT_SO
+        assert f"{len(batches)} of the newest batches cannot be read" in out
+        for _, last in batches:
+            assert f" to {last} cannot be read" in err
+
+
 @pytest.mark.parametrize("topic", [topics.OUTPUTS, topics.LABELS])
 def test_a_batch_that_cannot_be_decompressed_is_one_dead_letter_and_the_rows_behind_it_count(
-    cluster: KafkaSettings, begin: Callable[[KafkaSettings], Worker], topic: str
+    cluster: KafkaSettings,
+    begin: Callable[[KafkaSettings], Worker],
+    topic: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     #  3 rows | 9 records of one batch, one of which is a bomb | another | 20 rows
     inputs = Inputs(cluster)
@@ -107,10 +149,14 @@ def test_a_batch_that_cannot_be_decompressed_is_one_dead_letter_and_the_rows_beh
     again.until(lambda: PARTITION in again.hot_path.status.partitions)
     again.stop()
     assert again.hot_path.counts["dead_letters"] == 0, "it is read once"
+    see_that_commands_step_over(cluster, capsys, topic, [(3, 11), (12, 12)])
 
 
 def test_a_batch_whose_bytes_changed_on_the_brokers_disk_is_one_dead_letter(
-    tmp_path: Path, topic_prefix: str, begin: Callable[[KafkaSettings], Worker]
+    tmp_path: Path,
+    topic_prefix: str,
+    begin: Callable[[KafkaSettings], Worker],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with a_kafka("--heap-mb=512", "--data", str(tmp_path / "kafka")) as address:
         cluster = created(address, topic_prefix)
@@ -130,3 +176,4 @@ def test_a_batch_whose_bytes_changed_on_the_brokers_disk_is_one_dead_letter(
         assert letter.complaint.endswith("expected a batch that can be read, got BAD_MSG from there to offset 7")
         assert worker.hot_path.status.partitions[PARTITION]["dead_output"] == 1
         worker.stop()
+        see_that_commands_step_over(cluster, capsys, topics.OUTPUTS, [(3, 7)])

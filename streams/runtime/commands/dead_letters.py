@@ -233,8 +233,8 @@ class Replay:
                 for number, letter in enumerate(self._letters(places)):
                     record = self._record(letter, originals)
                     progress.add(1)
-                    if record is None:
-                        self._passed_over[Reason.NOTHING] += 1
+                    if isinstance(record, Reason):
+                        self._passed_over[record] += 1
                     elif self._arguments.dry_run:
                         self._say(letter)
                         self.sent += 1
@@ -276,8 +276,9 @@ class Replay:
             if (read.partition, read.offset) in chosen:
                 yield DeadLetter.decode(read.value)
 
-    def _record(self, letter: DeadLetter, originals: Reader) -> Routed | None:
-        """Make the record that is sent; what a letter does not hold is read where it was refused."""
+    def _record(self, letter: DeadLetter, originals: Reader) -> Routed | Reason:
+        """Make the record that is sent, or say why none is; what a letter does not hold is read where it was refused."""
+        unreadable = originals.unreadable.total()
         key, value = letter.key, letter.value
         if not letter.is_whole:
             span = {letter.partition: (letter.offset, letter.offset + 1)}
@@ -285,7 +286,7 @@ class Replay:
             found = list(originals.between(letter.topic, span)) if low <= letter.offset < high else []
             _, key, value = Apart().row(found[0].key, found[0].value, letter.row) if found else (-1, None, None)
         if value is None:
-            return None
+            return Reason.NOTHING if originals.unreadable.total() == unreadable else Reason.UNREADABLE
         return Routed(topic=letter.topic, key=key, value=value, partition=letter.partition, headers=headers_of(letter))
 
     def _wait(self, began_s: float, number: int) -> None:

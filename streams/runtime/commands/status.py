@@ -119,7 +119,7 @@ def look(reader: Reader, settings: Settings) -> Status:
         unlisted.update(one.unlisted)
     faults = [f"{name} is not there: `tocsin topics create` makes it" for name in missing]
     faults += [] if told.moves else [str(told)]
-    faults += [str(fault) for name, one in samples.items() if (fault := one.fault(reader.topic(name))) is not None]
+    faults += [str(fault) for name, one in samples.items() for fault in one.faults(reader.topic(name))]
     return Status(
         faults=faults,
         hints=[*_behind(settings, told, joined, detected), *_unlisted(unlisted), *_unreached(reader, open_ones)],

@@ -97,12 +97,12 @@ def _astray(settings: Settings, without_rows: Container[str]) -> list[topics.Top
     """Look at the newest rows of both inputs: a producer with another partitioner shows itself nowhere else."""
     with Reader(settings.kafka) as reader:
         names = {name: reader.topic(name) for name in (topics.OUTPUTS, topics.LABELS)}
-        found = [
-            sample(reader, settings.models, name).fault(topic)
+        return [
+            fault
             for name, topic in names.items()
             if topic not in without_rows
+            for fault in sample(reader, settings.models, name).faults(topic)
         ]
-    return [fault for fault in found if fault is not None]
 
 
 def _list(arguments: argparse.Namespace, prefix: str, settings: KafkaSettings) -> int:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from schemas.dead_letter import DeadLetter, SentAgain
 from streams.runtime.sent_again import ATTEMPT, FIRST, MOST_ATTEMPTS, REPLAYED, Reason, Survey, as_attempt, headers_of
 from streams.runtime.topics import TOPICS
+from streams.runtime.unreadable import EXPECTED
 
 
 def letter(offset: int, **others: Any) -> DeadLetter:  # noqa: ANN401 -- any field
@@ -61,6 +62,7 @@ def test_there_is_an_end_of_attempts() -> None:
         (letter(-1, partition=-1), Reason.FROM_WITHIN),
         (letter(7, topic="findings"), Reason.FROM_WITHIN),
         (letter(7, partition=4), Reason.NO_PARTITION),
+        (letter(7, expected=EXPECTED), Reason.UNREADABLE),
     ],
 )
 def test_what_cannot_be_sent_is_passed_over_with_the_reason(what: DeadLetter, reason: Reason) -> None:
