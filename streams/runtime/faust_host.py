@@ -18,6 +18,7 @@ import os
 import ssl
 import tempfile
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -1245,6 +1246,8 @@ class FaustHost:
             elif now_s() - steady_at_s > self.settings.restore_wait_ms / 1000:
                 end_hard("not_restored")
             if self.app.crashed:
+                if said := unreadable(self.app.crash_reason):
+                    end_hard(said)
                 end_hard("faust_crashed", self.app.crash_reason)
             if self._is_running and self._is_out_of_group():
                 end_hard("out_of_group")
@@ -1285,6 +1288,23 @@ class FaustHost:
                 end_hard(f"assignment work={work.__name__}", error)
 
         return listener
+
+
+def unreadable(error: BaseException | None) -> str:
+    """Say which batch a consumer stopped at, and what to do; nothing where it was not a batch.
+
+    Errors of decompressing name no place, and none names the offsets: both are with the driver's frame that failed.
+    """
+    for frame, _ in traceback.walk_tb(None if error is None else error.__traceback__):
+        batch, at = frame.f_locals.get("next_batch"), frame.f_locals.get("tp")
+        if frame.f_code.co_name == "_unpack_records" and batch is not None and at is not None:
+            return (
+                f"unreadable_batch topic={at.topic} partition={at.partition} first={batch.base_offset} "
+                f"last={batch.next_offset - 1} error={error}: bring the partition back from a replica that is whole; else "
+                f"kafka-delete-records with offset {batch.next_offset} lets the stage go on, without all that lies before "
+                "in this partition"
+            )
+    return ""
 
 
 def _say_if_lost(receipt: asyncio.Future[object]) -> None:

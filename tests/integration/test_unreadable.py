@@ -1,4 +1,7 @@
-"""A batch that cannot be read is one dead letter, stepped over; the rows behind it count. On a real Kafka."""
+"""A batch that cannot be read is one dead letter for the join, stepped over; the rows behind it count. On a real Kafka.
+
+A small stage ends there, and says where it is and what to do.
+"""
 
 import json
 import time
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
 
 from config.settings import KafkaSettings
 from schemas.dead_letter import DeadLetter
@@ -15,9 +18,12 @@ from schemas.fields import MalformedRecordError
 from streams.runtime import kafka as clients
 from streams.runtime import topics
 from streams.runtime.cli import run
+from streams.runtime.faust_host import EXIT_STATUS
 from streams.runtime.terminal import Exit
 from tests.integration.conftest import a_kafka
 from tests.integration.join_process import cluster_of
+from tests.integration.test_made_anew import Response
+from tests.integration.worker_process import until
 from tests.streams.runtime.join_world import World, hot_path_settings
 from tests.streams.runtime.test_hot_path import Inputs, Worker, letters, row
 
@@ -177,3 +183,34 @@ def test_a_batch_whose_bytes_changed_on_the_brokers_disk_is_one_dead_letter(
         assert worker.hot_path.status.partitions[PARTITION]["dead_output"] == 1
         worker.stop()
         see_that_commands_step_over(cluster, capsys, topics.OUTPUTS, [(3, 7)])
+
+
+def test_a_small_stage_ends_at_a_batch_whose_bytes_changed_and_says_where_and_goes_on_behind_it(
+    tmp_path: Path, topic_prefix: str
+) -> None:
+    #  3 findings | 5 in a batch that changes | the worker ends | deleted up to there | the worker goes on
+    with a_kafka("--heap-mb=512", "--data", str(tmp_path / "kafka")) as address:
+        response = Response(cluster_of(address, topic_prefix), tmp_path)
+        response.worker.end()
+        write_batch(response.cluster, topics.FINDINGS, [b"no finding"] * 3, "none")
+        write_batch(response.cluster, topics.FINDINGS, [b"to be changed"] * 5, "none")
+        [log] = (tmp_path / "kafka").glob(f"**/{topic_prefix}{topics.FINDINGS}-{PARTITION}/*.log")
+        with log.open("r+b") as disk:
+            at = disk.read().index(b"to be changed")
+            disk.seek(at)
+            disk.write(b"X")
+        response.begin_again()
+        assert response.worker.wait() == EXIT_STATUS
+        [ended] = response.worker.lines("host.ended")
+        place = (ended["reason"], ended["topic"], ended["partition"], ended["first"], ended["last"])
+        assert place == ("unreadable_batch", f"{topic_prefix}{topics.FINDINGS}", str(PARTITION), "3", "7")
+        assert "kafka-delete-records with offset 8" in ended["error"]
+        before = TopicPartition(f"{topic_prefix}{topics.FINDINGS}", PARTITION, 8)
+        admin = clients.admin(response.cluster)
+        admin.delete_records([before])[before].result(WAIT_S)
+        response.begin_again()
+        try:
+            write_batch(response.cluster, topics.FINDINGS, [b"no finding"], "none")
+            until(lambda: any(one["offset"] == 8 for one in response.worker.lines("record.refused")), WAIT_S)
+        finally:
+            response.worker.kill()
