@@ -9,20 +9,20 @@ JOBS ?= 4
 RUNS ?= 3
 
 .NOTPARALLEL:
-.PHONY: help setup demo test check lint sim chaos bench kafka kafka-stop kafka-fetch clean
+.PHONY: help setup demo test check lint sim chaos bench bench-curves bench-page kafka kafka-stop kafka-fetch clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 setup: ## make the environment of a developer in .venv
-	$(UV) sync --frozen --group kafka
+	$(UV) sync --frozen --group kafka --group bench
 
 demo: ## from two topics to a delivered notification, nothing to install; BROKER=host:port takes a Kafka
 	$(RUN) --no-dev tocsin demo $(if $(BROKER),--broker $(BROKER))
 
 test: lint kafka-fetch ## all checks and all tests, with real Kafkas: JOBS=n at a time, for tests mostly wait
 	@mkdir -p build
-	$(RUN) --group kafka python -Im pytest --numprocesses=$(JOBS) --dist=loadfile -rs --junitxml=build/junit.xml
+	$(RUN) --group kafka --group bench python -Im pytest --numprocesses=$(JOBS) --dist=loadfile -rs --junitxml=build/junit.xml
 
 check: lint ## all checks and the quick tests, for each change
 	$(RUN) python -Im pytest -m "not kafka and not slow"
@@ -44,6 +44,13 @@ chaos: kafka-fetch ## real processes on a real Kafka under faults: ROUNDS=n, fro
 bench: kafka-fetch ## how fast, how large, on a real Kafka, on a quiet machine: RUNS=n each, ONLY="name …"; results in build/bench.json
 	@mkdir -p build
 	$(RUN) --group kafka python tests/benchmarks/run.py --runs $(RUNS) $(if $(ONLY),--only $(ONLY))
+
+bench-curves: kafka-fetch ## how cost grows with what is pending, lanes, features, partitions, delay: RUNS=n each; results in build/curves.json
+	@mkdir -p build
+	$(RUN) --group kafka python tests/benchmarks/curves.py --runs $(RUNS) $(if $(ONLY),--only $(ONLY))
+
+bench-page: ## put the results of both into docs/performance.md
+	$(RUN) --group bench python tests/benchmarks/page.py
 
 kafka: kafka-fetch ## start a real Kafka on loopback and print its address; PORT=n, NODES=1|3
 	@$(KAFKA) start --data build/kafka --address-file build/kafka.address $(if $(PORT),--port $(PORT)) $(if $(NODES),--nodes $(NODES))

@@ -235,6 +235,10 @@ class Deployment:
             hashed.update(value)
         return hashed.hexdigest()
 
+    def written(self, topic: str) -> int:
+        """Return how many bytes lie in a topic, before compression."""
+        return sum(len(key or b"") + len(value) for key, value in self._read(topic))
+
     def _read(self, topic: str) -> Iterator[tuple[bytes | None, bytes]]:
         """Read a topic from its beginning to its end."""
         name = self.prefix + topic

@@ -39,12 +39,18 @@ class Measurement:
 MEASUREMENTS = (
     Measurement(
         "single",
-        ("limit_single_rows_per_s", "join_single_rows_per_s", "join_single_share", "join_two_processes_ratio"),
+        (
+            "limit_single_rows_per_s",
+            "join_single_rows_per_s",
+            "join_single_share",
+            "join_two_processes_ratio",
+            "changelog_bytes_per_row",
+        ),
         throughput.single,
     ),
     Measurement("wide", ("limit_wide_rows_per_s", "join_wide_rows_per_s", "join_wide_share"), throughput.wide),
     Measurement("batched", ("join_batched_rows_per_s", "limit_batched_rows_per_s"), throughput.batched),
-    Measurement("pending", ("pending_bytes_per_output", "restore_10m_s"), memory.pending),
+    Measurement("pending", ("pending_bytes_per_output", "disk_bytes_per_output", "restore_10m_s"), memory.pending),
     Measurement("flat", ("rss_flat_ratio",), memory.flat),
     Measurement(
         "detect_tick", ("detect_tick_10k_lanes_ms", "detect_tick_10k_lanes_with_decode_ms"), detect_tick.detect_tick

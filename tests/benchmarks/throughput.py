@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
+from streams.runtime import topics
 from tests.benchmarks import bare, workload
 from tests.benchmarks.bare import Asked, Taken
 from tests.benchmarks.deployment import RUN_WAIT_S, Deployment, Ran
@@ -46,6 +47,7 @@ def single(bench: Bench) -> Measured:
                 },
                 note=SHARED.format(cores=os.cpu_count()),
             ),
+            Figure(name="changelog_bytes_per_row", runs=done.changelog, unit="B", note="before compression"),
         ],
         results=done.results,
     )
@@ -72,6 +74,7 @@ class _Done:
     limit: Sequence["Rate"]
     join: Sequence["Rate"]
     two: Sequence["Rate"]
+    changelog: Sequence[float]
     results: dict[str, str]
 
 
@@ -83,7 +86,7 @@ def _measure(bench: Bench, workload: Workload, *, two: bool = False) -> _Done:
     ticks = SMALL_TICKS if bench.small else {}
     bench.say(f"{name}: {workload.outputs:,} outputs and their labels are written")
     deployment = Deployment(bench.folder / name, bench.broker(), f"bench-{uuid.uuid4().hex[:8]}.", workload, ticks)
-    limits, joins, twos, hashes = [], [], [], set()
+    limits, joins, twos, changelog, hashes = [], [], [], [], set()
 
     def joined(processes: int) -> Rate:
         rate = join(deployment, processes)
@@ -93,6 +96,7 @@ def _measure(bench: Bench, workload: Workload, *, two: bool = False) -> _Done:
     for run in range(bench.runs):
         limits.append(limit(deployment))
         joins.append(joined(1))
+        changelog.append(deployment.written(topics.CHANGELOG) / int(deployment.rows.sum()))
         if two:
             twos.append(joined(2))
         bench.say(
@@ -101,7 +105,7 @@ def _measure(bench: Bench, workload: Workload, *, two: bool = False) -> _Done:
         )
     if len(hashes) > 1:
         raise UnfitError(f"{name}: the same rows gave different sums: {sorted(hashes)}")
-    return _Done(limit=limits, join=joins, two=twos, results={name: hashes.pop()})
+    return _Done(limit=limits, join=joins, two=twos, changelog=changelog, results={name: hashes.pop()})
 
 
 def _rates(name: str, rates: Sequence["Rate"], at_least: float | None = None) -> Figure:

@@ -1,0 +1,149 @@
+"""How does docs/performance.md come to its figures? `python tests/benchmarks/page.py` writes them into it, and draws the curves.
+
+It reads what `run.py` and `curves.py` have written, fills what stands between the marks of the page, and leaves
+the words around alone.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.figures import shown
+from tests.benchmarks.markdown import markdown
+from tests.benchmarks.plan import plan
+from tests.benchmarks.run import MEASUREMENTS
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "performance.md"
+SIZE_INCHES = 6.4, 3.0
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """Put each part between its marks.
+
+    >>> print(filled("a <!-- x --> old <!-- end --> b", {"x": "new"}))
+    a <!-- x -->
+    new
+    <!-- end --> b
+
+    Raises
+    ------
+    KeyError
+        The page has no such marks.
+    """
+    for name, text in parts.items():
+        marks = re.compile(rf"(<!-- {name} -->).*?(<!-- end -->)", re.DOTALL)
+        if not marks.search(page):
+            raise KeyError(name)
+        page = marks.sub(lambda found, text=text: f"{found[1]}\n{text}\n{found[2]}", page)  # type: ignore[misc]
+    return page
+
+
+def figures(found: Mapping[str, Any]) -> str:
+    """Say each figure, in the order in which they are measured."""
+    lines = []
+    for name in (name for one in MEASUREMENTS for name in one.figures if name in found):
+        one = found[name]
+        unit = f" {one['unit']}" if one["unit"] else ""
+        beside = ", ".join(f"{what.replace('_', ' ')} {shown(of['median'])}" for what, of in one["beside"].items())
+        target = one["target"] or ""
+        lines.append(
+            [
+                f"`{name}`",
+                f"**{shown(one['median'])}{unit}**",
+                " to ".join(map(shown, one["spread"])),
+                target if one["met"] is not False else f"{target}, **missed**",
+                beside,
+            ]
+        )
+    return markdown(["figure", "median", "spread", "target", "beside it"], lines)
+
+
+def measured_on(found: Mapping[str, Any]) -> str:
+    """Say on what machines, and when."""
+    said: dict[str, set[str]] = {}
+    for one in found.values():
+        at = one["machine"]
+        machine = (
+            f"{at['processors']} processors ({at['processor']}), {at['memory_gib']} GiB, Python {at['python']}, "
+            f"confluent-kafka {at['confluent_kafka']}, NumPy {at['numpy']}, "
+            f"{'with' if at['compiled'] else 'without'} the compiled part"
+        )
+        said.setdefault(machine, set()).add(one["at"][:10])
+    return "\n".join(f"Measured on {', '.join(sorted(days))}: {machine}." for machine, days in said.items())
+
+
+def curve_table(curve: Mapping[str, Any]) -> str:
+    """Say the points of a curve."""
+    lines = [
+        [
+            f"{point['at']:,}",
+            shown(median(point["rows_per_s"])),
+            " to ".join(map(shown, (min(point["rows_per_s"]), max(point["rows_per_s"])))),
+            shown(median(point["by_thread_cpu"])),
+        ]
+        for point in curve["points"]
+    ]
+    return markdown([curve["axis"], "rows/s", "spread", "rows/s by thread CPU"], lines)
+
+
+def draw(name: str, curve: Mapping[str, Any], to: Path) -> None:
+    """Draw a curve: rows a second by the wall with their spread, and by processor time of the thread."""
+    import matplotlib as mpl  # noqa: PLC0415 -- of the group `bench`, and only drawing needs it
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
+
+    points = curve["points"]
+    at = [point["at"] for point in points]
+    wall = [median(point["rows_per_s"]) for point in points]
+    below = [middle - min(point["rows_per_s"]) for middle, point in zip(wall, points, strict=True)]
+    above = [max(point["rows_per_s"]) - middle for middle, point in zip(wall, points, strict=True)]
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        canvas = Canvas(figsize=SIZE_INCHES, layout="constrained")
+        axes = canvas.add_subplot()
+        axes.errorbar(at, wall, yerr=[below, above], marker="o", capsize=3, label="by the wall")
+        axes.plot(at, [median(point["by_thread_cpu"]) for point in points], marker="s", ls="--", label="by thread CPU")
+        axes.set_xscale("symlog" if min(at) == 0 else "log", **({"linthresh": 10} if min(at) == 0 else {}))
+        axes.set_xticks(at, [f"{value:,}" for value in at])
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M")
+        axes.set_xlabel(curve["axis"])
+        axes.set_ylabel("rows/s")
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(frameon=False)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        canvas.savefig(to, metadata={"Date": None, "Creator": None})
+    to.write_text("\n".join(line.rstrip() for line in to.read_text().splitlines()) + "\n")
+
+
+def main() -> int:
+    """Write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", type=Path, default=ROOT / "build" / "bench.json")
+    parser.add_argument("--curves", type=Path, default=ROOT / "build" / "curves.json")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args()
+    page = options.page.read_text()
+    parts: dict[str, Callable[[], str]] = {}
+    if options.bench.exists():
+        found = json.loads(options.bench.read_text())["figures"]
+        parts |= {
+            "figures": lambda: figures(found),
+            "machine": lambda: measured_on(found),
+            "plan": lambda: plan({name: one["median"] for name, one in found.items()}),
+        }
+    if options.curves.exists():
+        for name, curve in json.loads(options.curves.read_text()).items():
+            draw(name, curve, options.page.with_suffix("") / f"{name}.svg")
+            parts[name] = lambda curve=curve: curve_table(curve)  # type: ignore[misc]
+    options.page.write_text(filled(page, {name: part() for name, part in parts.items()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Does docs/performance.md hold what was measured, all of it, and nothing that is not measured any more?"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.curves import CURVES
+from tests.benchmarks.figures import Figure
+from tests.benchmarks.page import PAGE, curve_table, draw, figures, measured_on
+from tests.benchmarks.plan import Way
+from tests.benchmarks.run import MEASUREMENTS
+
+MACHINE = {
+    "processors": 2, "processor": "some", "memory_gib": 8.0, "python": "3.11.7", "confluent_kafka": "2.16.1",
+    "numpy": "2.4.6", "compiled": True,
+}  # fmt: skip
+CURVE = {
+    "axis": "lanes",
+    "points": [
+        {"at": at, "rows_per_s": [900_000.0 - at, 1_000_000.0 - at, 1_200_000.0], "by_thread_cpu": [1_500_000.0] * 3}
+        for at in (10, 100)
+    ],
+}
+
+
+def test_the_page_has_every_figure_that_is_measured_and_no_other() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \| \*\*", PAGE.read_text(), re.MULTILINE))
+    assert named == {name for one in MEASUREMENTS for name in one.figures}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_every_curve_is_drawn_and_told_in_figures(name: str) -> None:
+    page = PAGE.read_text()
+    assert (PAGE.with_suffix("") / f"{name}.svg").exists()
+    assert f"]({PAGE.stem}/{name}.svg)" in page
+    assert re.search(rf"<!-- {name} -->\n\| {re.escape(CURVES[name].axis)} \|(.*\n)+?<!-- end -->", page)
+
+
+def test_a_figure_stands_with_its_spread_and_says_that_it_missed() -> None:
+    figure = Figure(
+        name="join_wide_share",
+        runs=[0.4, 0.5, 0.45],
+        unit="",
+        target=("≥", 0.5),
+        beside={"by_thread_cpu": [0.6, 0.7, 0.65]},
+    )
+    found = {figure.name: {**figure.record(), "machine": MACHINE, "at": "2026-11-30T01:02:03Z"}}
+    assert figures(found).splitlines()[-1] == (
+        "| `join_wide_share` | **0.45** | 0.4 to 0.5 | ≥ 0.5, **missed** | by thread cpu 0.65 |"
+    )
+    assert measured_on(found).startswith("Measured on 2026-11-30: 2 processors (some), 8.0 GiB, Python 3.11.7")
+
+
+def test_a_curve_is_drawn_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="no matplotlib: `make setup` brings it")
+    for name in ("one", "two"):
+        draw("lanes", CURVE, tmp_path / f"{name}.svg")
+    drawn = (tmp_path / "one.svg").read_text()
+    assert drawn == (tmp_path / "two.svg").read_text()
+    assert all(text in drawn for text in ("by the wall", "by thread CPU", "lanes", ">100<"))
+    assert curve_table(CURVE).splitlines()[-1] == "| 100 | 999,900 | 899,900 to 1,200,000 | 1,500,000 |"
+
+
+def test_processes_are_not_loaded_to_the_brim() -> None:
+    way = Way(name="one row a message", rate=500_000.0, output_bytes=214, label_bytes=94)
+    assert (way.processes, way.partitions) == (4, 16)
+    assert round(way.in_bytes / 1e6) == 159
