@@ -22,18 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from streams.runtime import plain
-from tests.benchmarks import detect_tick, memory, notification, throughput
+from tests.benchmarks import detect_tick, memory, notification, throughput, times
 from tests.benchmarks.deployment import ROOT, a_broker
 from tests.benchmarks.figures import Bench, Measured, UnfitError, shown
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Figures that are measured together."""
+    """Figures that are measured together; `is_small` if there is a small form, else a test of its own stands for it."""
 
     name: str
     figures: tuple[str, ...]
     measure: Callable[[Bench], Measured]
+    is_small: bool = True
 
 
 MEASUREMENTS = (
@@ -56,6 +57,8 @@ MEASUREMENTS = (
         "detect_tick", ("detect_tick_10k_lanes_ms", "detect_tick_10k_lanes_with_decode_ms"), detect_tick.detect_tick
     ),
     Measurement("notification", ("event_to_notification_p99_s",), notification.notification),
+    Measurement("faust", ("join_times_faust",), times.faust, is_small=False),
+    Measurement("quix", ("join_times_quix",), times.quix, is_small=False),
 )
 """What there is to measure, in the order of the table."""
 
@@ -181,6 +184,7 @@ def main() -> int:
         measurements = chosen(options.only)
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
+    measurements = [one for one in measurements if one.is_small or not options.small]
     found, failed = measure(measurements, options)
     sys.stdout.write(table(found) + "\n")
     for why in failed:
