@@ -38,7 +38,7 @@ from schemas.clock import Clock
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
 from schemas.model import Model
-from streams.runtime import join_status, kafka, plain, topics
+from streams.runtime import heap, join_status, kafka, plain, topics
 from streams.runtime.claims import Claim, Kept, Taking
 from streams.runtime.cursor import headers_of
 from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
@@ -86,6 +86,8 @@ DISK_LOG_EVERY_S = 60.0
 PUBLISH_EVERY_S = 1.0
 COLLECT_EVERY_S = 60.0
 """How often garbage is collected by hand: the loop makes no cycles, and the collector costs a tenth of it."""
+GIVE_BACK_EVERY_S = 10.0
+"""How often memory that is free is given back: what is given back has to be asked for again."""
 MISMATCH_LOG_EVERY_S = 10.0
 ERROR_LOG_EVERY_S = 10.0
 """How often one kind of a client's error is written to the log; all are counted."""
@@ -229,6 +231,7 @@ class HotPath:
                 "disk_said",
                 "publish",
                 "collect",
+                "give_back",
                 "mismatch",
                 "look",
                 "astray",
@@ -385,6 +388,8 @@ class HotPath:
             self._publish()
         if not gc.isenabled() and self._is_due("collect", COLLECT_EVERY_S):
             gc.collect()
+        if self._is_due("give_back", GIVE_BACK_EVERY_S):
+            heap.give_back()
 
     # -- what happens in the clients
 

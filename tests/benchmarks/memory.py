@@ -18,8 +18,8 @@ FLAT_WAITS = {"label_wait": "15 s", "correction_wait": "15 s", "orphan_wait": "1
 """So that as many outputs are pending at a tenth of the rows as at the end."""
 SMALL_WAITS = {"label_wait": "2 s", "correction_wait": "2 s", "orphan_wait": "2 s"}
 SMALL_DELAY_MS = 1_000
-REST_S = 3.0
-"""How long nothing is read before memory is looked at: what was prefetched is free again."""
+REST_S = 12.0
+"""How long nothing is read before memory is looked at: what was prefetched is free, and was given back."""
 FIRST, LAST = (0.1, 0.2), (0.9, 1.0)
 """Shares of the rows between which memory is compared."""
 SAME_PENDING = 0.1
