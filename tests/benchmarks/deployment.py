@@ -179,7 +179,9 @@ class Deployment:
             self._wait(running)
         finally:
             for one in running:
-                one.stop()
+                one.tell()
+            for one in running:
+                one.worker.wait()
         return [Ran(one.launched_s, msgspec.json.decode(one.answer.read_bytes(), type=Noted)) for one in running]
 
     def _start(self, processes: int, rest_s: float, *, may_restore: bool) -> "_Running":
@@ -265,9 +267,10 @@ class _Running:
     answer: Path
     launched_s: float
 
-    def stop(self) -> None:
+    def tell(self) -> None:
+        """Tell it to end."""
         if self.worker.process.poll() is None:
-            self.worker.end(SIGTERM)
+            self.worker.send(SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)

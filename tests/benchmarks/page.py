@@ -8,7 +8,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -66,7 +66,7 @@ def figures(found: Mapping[str, Any]) -> str:
 
 def measured_on(found: Mapping[str, Any]) -> str:
     """Say on what machines, and when."""
-    said: dict[str, set[str]] = {}
+    said: dict[str, list[Mapping[str, Any]]] = {}
     for one in found.values():
         at = one["machine"]
         machine = (
@@ -74,8 +74,14 @@ def measured_on(found: Mapping[str, Any]) -> str:
             f"confluent-kafka {at['confluent_kafka']}, NumPy {at['numpy']}, "
             f"{'with' if at['compiled'] else 'without'} the compiled part"
         )
-        said.setdefault(machine, set()).add(one["at"][:10])
-    return "\n".join(f"Measured on {', '.join(sorted(days))}: {machine}." for machine, days in said.items())
+        said.setdefault(machine, []).append(one)
+    return "\n".join(_one_machine(machine, some) for machine, some in said.items())
+
+
+def _one_machine(machine: str, some: Sequence[Mapping[str, Any]]) -> str:
+    days = ", ".join(sorted({one["at"][:10] for one in some}))
+    loads = [one["load_before"] for one in some]
+    return f"Measured on {days}: {machine}. Load when a measurement began: {min(loads):.1f} to {max(loads):.1f}."
 
 
 def curve_table(curve: Mapping[str, Any]) -> str:

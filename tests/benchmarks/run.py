@@ -94,7 +94,7 @@ def measure(measurements: Sequence[Measurement], options: argparse.Namespace) ->
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-bench-")))
         bench = Bench(folder=folder, broker=broker, runs=options.runs, small=options.small, say=say)
         for one in measurements:
-            load = os.getloadavg()[0]
+            load, started_s = os.getloadavg()[0], time.monotonic()
             try:
                 measured = one.measure(bench)
             except UnfitError as error:
@@ -102,7 +102,9 @@ def measure(measurements: Sequence[Measurement], options: argparse.Namespace) ->
                 say(failed[-1])
                 continue
             assert {figure.name for figure in measured.figures} == set(one.figures)
-            keep(options.out, measured, {"machine": machine(), "load_before": load, "small": options.small})
+            took_s = round(time.monotonic() - started_s)
+            where = {"machine": machine(), "load_before": load, "took_s": took_s, "small": options.small}
+            keep(options.out, measured, where)
     return read(options.out), failed
 
 

@@ -45,11 +45,13 @@ def test_a_figure_stands_with_its_spread_and_says_that_it_missed() -> None:
         target=("≥", 0.5),
         beside={"by_thread_cpu": [0.6, 0.7, 0.65]},
     )
-    found = {figure.name: {**figure.record(), "machine": MACHINE, "at": "2026-11-30T01:02:03Z"}}
+    found = {figure.name: {**figure.record(), "machine": MACHINE, "at": "2026-11-30T01:02:03Z", "load_before": 0.31}}
     assert figures(found).splitlines()[-1] == (
         "| `join_wide_share` | **0.45** | 0.4 to 0.5 | ≥ 0.5, **missed** | by thread cpu 0.65 |"
     )
-    assert measured_on(found).startswith("Measured on 2026-11-30: 2 processors (some), 8.0 GiB, Python 3.11.7")
+    said = measured_on(found)
+    assert said.startswith("Measured on 2026-11-30: 2 processors (some), 8.0 GiB, Python 3.11.7")
+    assert said.endswith("Load when a measurement began: 0.3 to 0.3.")
 
 
 def test_a_curve_is_drawn_the_same_each_time(tmp_path: Path) -> None:

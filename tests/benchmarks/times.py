@@ -32,7 +32,7 @@ def quix(bench: Bench) -> Measured:
 
 def _times(name: Literal["faust", "quix"], bench: Bench, at_least: float) -> Measured:
     workload = replace(peers.WORKLOAD, outputs=OUTPUTS)
-    wait = {"label_wait": f"{peers.LABEL_WAIT_MS} ms"}
+    wait = {"label_wait": f"{peers.LABEL_WAIT_MS} ms", "tick": "5 s"}  # a wait is no shorter than a tick
     deployment = Deployment(bench.folder / name, bench.broker(), f"bench-{uuid.uuid4().hex[:8]}.", workload, wait)
     bench.say(f"{name}: rows are written")
     job = peer.load(
