@@ -113,7 +113,7 @@ def draw(name: str, curve: Mapping[str, Any], to: Path) -> None:
         axes = canvas.add_subplot()
         axes.errorbar(at, wall, yerr=[below, above], marker="o", capsize=3, label="by the wall")
         axes.plot(at, [median(point["by_thread_cpu"]) for point in points], marker="s", ls="--", label="by thread CPU")
-        axes.set_xscale("symlog" if min(at) == 0 else "log", **({"linthresh": 10} if min(at) == 0 else {}))
+        axes.set_xscale("log" if min(at) > 0 else "linear")
         axes.set_xticks(at, [f"{value:,}" for value in at])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
