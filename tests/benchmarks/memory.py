@@ -1,7 +1,7 @@
 """What does a pending output cost, how soon is all of it there again, and does memory stay flat?"""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 
@@ -18,6 +18,8 @@ FLAT_WAITS = {"label_wait": "15 s", "correction_wait": "15 s", "orphan_wait": "1
 """So that as many outputs are pending at a tenth of the rows as at the end."""
 SMALL_WAITS = {"label_wait": "2 s", "correction_wait": "2 s", "orphan_wait": "2 s"}
 SMALL_DELAY_MS = 1_000
+SMALL_BLOCKS = {"block_rows": 1_024}
+"""So that some rows of few are cold too."""
 REST_S = 12.0
 """How long nothing is read before memory is looked at: what was prefetched is free, and was given back."""
 FIRST, LAST = (0.1, 0.2), (0.9, 1.0)
@@ -29,7 +31,7 @@ def pending(bench: Bench) -> Measured:
     """Measure what the process holds beyond what it held with nothing; then start another in an empty folder."""
     workload = replace(PENDING, outputs=SMALL_OUTPUTS) if bench.small else PENDING
     bench.say(f"pending: {workload.outputs:,} outputs are written, one in {48} with its label")
-    deployment = _deployment(bench, "pending", workload, SMALL_TICKS if bench.small else {})
+    deployment = _deployment(bench, "pending", workload, {**SMALL_TICKS, **SMALL_BLOCKS} if bench.small else {})
     held: list[Ran] = []
     restored: list[Ran] = []
     hashes = set()
@@ -121,7 +123,7 @@ def flat(bench: Bench) -> Measured:
     )
 
 
-def _deployment(bench: Bench, name: str, workload: Workload, settings: dict[str, str]) -> Deployment:
+def _deployment(bench: Bench, name: str, workload: Workload, settings: Mapping[str, str | int]) -> Deployment:
     return Deployment(bench.folder / name, bench.broker(), f"bench-{uuid.uuid4().hex[:8]}.", workload, settings)
 
 
