@@ -73,7 +73,7 @@ class Claim:
     <Taking.TAKEN: 'taken'>
     >>> claim.meet(1, b"3/claim/2/78/0", b"{}")
     Traceback (most recent call last):
-    streams.runtime.claims.FencedError: partition 3: epoch 1 of 77 met the claim 3/claim/2/78/0
+    streams.runtime.claims.FencedError: partition 3: epoch 1 of 77 met the claim 3/claim/2/78/0: ...
     """
 
     partition: int
