@@ -588,12 +588,13 @@ class StageHost:
             self._rounds_s["watch"] = now_s()
             was_moving = self.moving
             heard = {} if was_moving else {partition: owned.clock_ms for partition, owned in self.owned.items()}
+            read = {partition: dict(self.owned[partition].view.cursors) for partition in heard}
             places = self._places(heard) or [(self._clock_topic, 0)]  # whoever owns nothing asks whether they are there
             found = await self._ask(self._edges.ends, places, partial(self._moves_as, was_moving))
             if found is None or not heard:
                 continue
             ends = self._by_input(heard, found)
-            await self._check_ids(ends)
+            await self._check_ids(read, ends)
             async with self._alone():
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
@@ -603,17 +604,19 @@ class StageHost:
                 self._watch_clock()
             await self._wait_for_room()
 
-    async def _check_ids(self, ends: Mapping[int, Mapping[str, int]]) -> None:
+    async def _check_ids(self, read: Mapping[int, Mapping[str, int]], ends: Mapping[int, Mapping[str, int]]) -> None:
         """End where an input is another topic than the one that was read: who starts reads it from its beginning.
 
         Asked now and then, and at once where a topic ends before what was read; a broker may answer with what was, so
         that two answers count, one after the other.
+
+        Parameters
+        ----------
+        read, ends
+            By partition and input: how far was read, and where the topics ended when they were asked after that.
         """
         is_short = any(
-            ends[partition][topic] < cursor
-            for partition, owned in self.owned.items()
-            if partition in ends
-            for topic, cursor in owned.view.cursors.items()
+            ends[partition][topic] < cursor for partition, cursors in read.items() for topic, cursor in cursors.items()
         )
         if not is_short and now_s() - self._ids_asked_s < IDS_EVERY_S:
             return
@@ -629,7 +632,10 @@ class StageHost:
             if full in found and found[full] != owned.view.ids.get(topic, found[full])
         }
         if others and others == self._others:
-            end_hard(f"made_anew stage={self.spec.name} topics={sorted(others)}")
+            end_hard(
+                f"made_anew stage={self.spec.name} topics={sorted(others)} error=other topics have these names: whoever "
+                "starts reads them from their beginning"
+            )
         self._others = others
         if others:
             self._ids_asked_s = -math.inf

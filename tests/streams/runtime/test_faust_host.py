@@ -1,6 +1,7 @@
 """A worker that ends because of another, or of topics, says what to do."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -54,3 +55,44 @@ def test_topics_of_unlike_partitions_are_named_with_what_to_do(ended: list[str])
     line = parsed(f"host.ended reason={ended[0]}")
     assert (line["reason"], line["clock"]) == ("unlike_topics", "[0, 1]")
     assert str(line["error"]).endswith("run `tocsin topics check`")
+
+
+class Watched:
+    """What a host knows when it asks for the ids of its inputs; the brokers answer `found`."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {"t.findings": "one"}
+        self.asked = 0
+        owned = SimpleNamespace(view=SimpleNamespace(ids={"findings": "one"}))
+        self.host: Any = SimpleNamespace(
+            owned={1: owned}, spec=SimpleNamespace(name="triage"), moving=False, _inputs={"t.findings": "findings"},
+            _ids_asked_s=-math.inf, _others=set(), _ask=self._ask, _moves_as=bool, _edges=SimpleNamespace(ids=None),
+        )  # fmt: skip
+
+    async def _ask(self, *_: object) -> dict[str, str]:
+        self.asked += 1
+        return self.found
+
+    def look(self, read: int, end: int) -> None:
+        asyncio.run(StageHost._check_ids(self.host, {1: {"findings": read}}, {1: {"findings": end}}))  # noqa: SLF001
+
+
+def test_another_topic_of_the_same_name_ends_the_worker_when_two_answers_say_so(ended: list[str]) -> None:
+    watched = Watched()
+    watched.look(5, 5)
+    watched.look(5, 7)
+    assert watched.asked == 1, "now and then"
+    watched.look(5, 4)
+    assert watched.asked == 2, "at once where a topic ends before what was read"
+    watched.found = {"t.findings": "two"}
+    watched.look(5, 4)
+    watched.found = {"t.findings": "one"}
+    watched.look(5, 5)
+    watched.found = {"t.findings": "two"}
+    watched.look(5, 4)
+    assert not ended, "one answer may be of a broker that knows no better"
+    with pytest.raises(SystemExit):
+        watched.look(5, 9)
+    line = parsed(f"host.ended reason={ended[0]}")
+    assert (line["reason"], line["topics"]) == ("made_anew", "['findings']")
+    assert "from their beginning" in str(line["error"])
