@@ -1,6 +1,6 @@
 """What is a figure of a benchmark? The median of some runs beside their spread, and what it is held against."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -9,6 +9,21 @@ from typing import Any, Literal
 
 class UnfitError(Exception):
     """A run that gives no figure: rows are missing, counts are wrong, or a process ended."""
+
+
+def the_one(results: Iterable[str], of: str) -> str:
+    """Return the result of all runs of something.
+
+    >>> the_one(["a", "a"], "flat")
+    'a'
+    >>> the_one(["a", "b"], "flat")
+    Traceback (most recent call last):
+    tests.benchmarks.figures.UnfitError: flat: the same input gave different results: ['a', 'b']
+    """
+    found = set(results)
+    if len(found) != 1:
+        raise UnfitError(f"{of}: the same input gave different results: {sorted(found)}")
+    return found.pop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

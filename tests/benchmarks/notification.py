@@ -14,13 +14,11 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from hashlib import blake2b
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from signal import SIGTERM
 from statistics import median
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import orjson
@@ -40,6 +38,7 @@ from streams.runtime.sending import send_all
 from streams.runtime.wiring import table_changelogs
 from tests.benchmarks.deployment import ROOT
 from tests.benchmarks.figures import Bench, Figure, Measured, UnfitError
+from tests.chaos.receiver import Endpoint
 from tests.integration.worker_process import Worker
 
 MODELS, SMALL_MODELS = 100, 3
@@ -271,40 +270,16 @@ def _now_ms() -> int:
 # ---- who is told
 
 
-@dataclass
-class _Receiver:
+class _Receiver(Endpoint):
     """A webhook's other end, which takes everything and notes when it was first paged about each model."""
 
-    told_s: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.told_s: dict[str, float] = {}
 
-    def __enter__(self) -> Self:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                now_s = time.monotonic()
-                message = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                if message["type"] == "incident.page" and message["data"]["severity"] == "SEV-1":
-                    receiver.told_s.setdefault(message["data"]["model"], now_s)
-                self.send_response(204)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, name="receiver", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self._server.server_port}/bench"
+    def take(self, name: str, body: bytes) -> int:  # noqa: ARG002 -- each model is paged about once
+        """Take a message."""
+        now_s = time.monotonic()
+        message = json.loads(body)
+        if message["type"] == "incident.page" and message["data"]["severity"] == "SEV-1":
+            self.told_s.setdefault(message["data"]["model"], now_s)
+        return 204

@@ -19,7 +19,7 @@ from streams.runtime import topics
 from tests.benchmarks import bare, workload
 from tests.benchmarks.bare import Asked, Taken
 from tests.benchmarks.deployment import RUN_WAIT_S, Deployment, Ran
-from tests.benchmarks.figures import Bench, Figure, Measured, UnfitError
+from tests.benchmarks.figures import Bench, Figure, Measured, UnfitError, the_one
 from tests.benchmarks.watched_worker import Moment
 from tests.benchmarks.workload import Workload
 
@@ -103,9 +103,7 @@ def _measure(bench: Bench, workload: Workload, *, two: bool = False) -> _Done:
             f"{name}: run {run + 1} of {bench.runs}: {joins[-1].wall:,.0f} of {limits[-1].wall:,.0f} rows/s, by thread CPU "
             f"{joins[-1].thread:,.0f} of {limits[-1].thread:,.0f}"
         )
-    if len(hashes) > 1:
-        raise UnfitError(f"{name}: the same rows gave different sums: {sorted(hashes)}")
-    return _Done(limit=limits, join=joins, two=twos, changelog=changelog, results={name: hashes.pop()})
+    return _Done(limit=limits, join=joins, two=twos, changelog=changelog, results={name: the_one(hashes, name)})
 
 
 def _rates(name: str, rates: Sequence["Rate"], at_least: float | None = None) -> Figure:

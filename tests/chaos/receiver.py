@@ -4,6 +4,7 @@ import json
 import random
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,8 +25,50 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class Endpoint(ABC):
+    """A server on loopback, on a port of its own, for as long as it is entered."""
+
+    def __enter__(self) -> Self:
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                length = int(self.headers["content-length"])
+                body = self.rfile.read(length)
+                whole = len(body) == length  # a sender that is killed leaves half of one
+                status = endpoint.take(self.headers["webhook-id"], body) if whole else None
+                if status is None:
+                    self.close_connection = True
+                    return
+                self.send_response(status)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, name="receiver", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @abstractmethod
+    def take(self, name: str, body: bytes) -> int | None:
+        """Take a whole message, in the thread of its connection; return the status to answer, None for no answer."""
+
+
 @dataclass
-class Receiver:
+class Receiver(Endpoint):
     """Takes what is posted.
 
     Parameters
@@ -40,45 +83,11 @@ class Receiver:
     on_message: Callable[[dict[str, Any]], None]
     taken: Counter[str] = field(default_factory=Counter)
     """How often each id was taken."""
+    _asked: Counter[str] = field(default_factory=Counter, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def __enter__(self) -> Self:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                length = int(self.headers["content-length"])
-                body = self.rfile.read(length)
-                whole = len(body) == length  # a sender that is killed leaves half of one
-                status = receiver._take(self.headers["webhook-id"], body) if whole else None
-                if status is None:
-                    self.close_connection = True
-                    return
-                self.send_response(status)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._lock = threading.Lock()
-        self._asked: Counter[str] = Counter()
-        self._server = _Server(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, name="receiver", daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self._server.server_port}"
-
-    def _take(self, name: str, body: bytes) -> int | None:
-        """Take a message; return the status to answer, None for no answer."""
+    def take(self, name: str, body: bytes) -> int | None:
+        """Take a message, or not."""
         with self._lock:
             self._asked[name] += 1
             chance = random.Random(f"{self.seed}/{name}").random()  # noqa: S311 -- chance that can be repeated
