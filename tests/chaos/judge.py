@@ -2,19 +2,20 @@
 
 The inputs are read back and judged by the simulator's oracles, byte by byte and finding by finding. An order of acts
 among findings cannot be read from two topics; it is taken from the incidents' own records, each of which names what
-caused it, and then every transition has to be as one uninterrupted pass of triage in that order writes it.
+caused it, and then every transition has to be as one uninterrupted pass of triage in that order writes it. An order of
+transitions among receipts and the clock no record names: what escalate and notify did with each is read from their rows.
 """
 
-import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from msgspec.structs import replace
 
-from config.settings import KafkaSettings
+from config.settings import KafkaSettings, Settings
+from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.finding import Finding
 from schemas.incident import Incident
@@ -22,16 +23,19 @@ from schemas.incident_action import IncidentAction
 from schemas.notification import Notification
 from schemas.receipt import Receipt
 from schemas.window_stats import WindowStats
-from streams.runtime import kafka, specs, topics
-from streams.runtime.cursor import headers_of
+from streams.runtime import specs, topics
 from streams.runtime.stage_spec import StageSpec
 from streams.runtime.topics import partition_of
+from streams.runtime.wiring import host_settings
 from streams.stages.blocks import BlockKey, Manifest
+from streams.stages.policy import of_severity
 from tests.chaos.load import label_rows, output_rows
+from tests.chaos.reading import Following, Reading
 from tests.simulation import oracle
 from tests.simulation.join_oracle import JoinOracle, LabelRow, Move, OutputRow, Verdict, moved_to
 from tests.simulation.judge import END_WAIT_TICKS, TOCSIN, apart, content
 from tests.simulation.logs import Entry
+from tests.simulation.passed import changelog_of, is_whole, undone
 from tests.simulation.simulation import incident_of
 from tests.simulation.workload import SOURCES, TICK_MS, baselines, join_settings, settings
 
@@ -47,8 +51,11 @@ READ = (
     topics.NOTIFICATIONS,
     topics.RECEIPTS,
     topics.DEAD_LETTERS,
+    topics.CLOCK,
 )
-READ_WAIT_S = 120.0
+
+CHANGELOGS = ("escalate", "notify")
+"""Stages whose changelogs are judged."""
 
 Logs = Mapping[tuple[str, int], Sequence[Entry]]
 """What lies in each partition of each topic."""
@@ -72,30 +79,20 @@ class Faults:
 
 def read_logs(cluster: KafkaSettings) -> Logs:
     """Read all there is; of compacted topics what is left."""
-    prefix = cluster.topic_prefix
-    further = {"isolation.level": "read_uncommitted", "enable.partition.eof": True}
-    consumer = kafka.consumer(cluster, "chaos-judge", f"{prefix}chaos-judge", None, **further)
-    places = [(topic, at) for topic in READ for at in range(topics.TOPICS[topic].partitions(cluster))]
-    logs: dict[tuple[str, int], list[Entry]] = {place: [] for place in places}
-    consumer.assign([TopicPartition(prefix + topic, partition, OFFSET_BEGINNING) for topic, partition in places])
-    left, until_s = set(places), time.monotonic() + READ_WAIT_S
-    while left:
-        assert time.monotonic() < until_s, f"{left} were not read to their ends"
-        for message in consumer.consume(10_000, 0.2):
-            place = (message.topic() or "").removeprefix(prefix), message.partition() or 0
-            error = message.error()
-            if error is None:
-                headers = headers_of(message.headers())
-                entry = Entry(message.offset() or 0, message.key(), message.value(), headers, message.timestamp()[1])
-                logs[place].append(entry)
-            else:
-                assert error.code() == KafkaError._PARTITION_EOF, error  # noqa: SLF001 -- so it is named
-                left.discard(place)
-    consumer.close()
-    return logs
+    names = {name: cluster.topic_prefix + name for name in READ}
+    return Reading(cluster, "chaos-judge", names, lambda name: topics.TOPICS[name].partitions(cluster)).to_ends()
 
 
-def judge(logs: Logs, now_ms: int, taken: Mapping[str, int], triage: StageSpec[Any, Any]) -> Faults:
+def follow_changelogs(settings: Settings) -> Following:
+    """Follow what would be gone when all has come to rest."""
+    names = {
+        changelog_of(stage): host_settings(settings, stage, writes_clock=False).changelog(stage) for stage in CHANGELOGS
+    }
+    cluster = settings.kafka
+    return Following(Reading(cluster, "chaos-following", names, lambda _: cluster.output_partitions))
+
+
+def judge(logs: Logs, now_ms: int, taken: Mapping[str, int], settings: Settings) -> Faults:
     """Judge what has come to rest.
 
     Parameters
@@ -104,14 +101,15 @@ def judge(logs: Logs, now_ms: int, taken: Mapping[str, int], triage: StageSpec[A
         Where the clock stopped, after the last row.
     taken
         How often the receiver took each message.
-    triage
-        The spec of triage.
+    settings
+        Those of the workers.
     """
     faults = Faults()
     sums = judge_join(logs, now_ms, faults)
     judge_findings(logs, sums, faults)
-    judge_incidents(logs, triage, faults)
+    judge_incidents(logs, specs.triage_spec(settings), faults)
     judge_messages(logs, now_ms, taken, faults)
+    judge_passed(logs, settings, faults)
     return faults
 
 
@@ -347,6 +345,7 @@ def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Fa
         told[message.incident_id, message.cause, message.purpose, message.target].add(name)
     faults.pages_repeated += [f"{place}: {sorted(names)}" for place, names in told.items() if len(names) > 1]
     faults.lost += _untold(logs, messages.values(), young_ms)
+    faults.lost += _untold_changes(logs, messages.values())
     faults.counts["notifications"] = len(messages)
     faults.counts["delivered"] = len(taken)
     faults.counts["same_id_repeats"] = sum(times - 1 for times in taken.values())
@@ -362,3 +361,46 @@ def _untold(logs: Logs, messages: Iterable[Notification], young_ms: int) -> list
         if incident.incident_id not in told
     }
     return [f"nobody was told of incident {name}" for name, one in untold.items() if one.opened_at_ms <= young_ms]
+
+
+def _untold_changes(logs: Logs, messages: Iterable[Notification]) -> Iterator[str]:
+    """Name whom a transition was not told of, who had been told before and has to be told of such a one.
+
+    When a message left between two transitions no topic says; but it names the last that escalate knew then.
+    """
+    told: defaultdict[str, defaultdict[int, set[tuple[str, str]]]] = defaultdict(lambda: defaultdict(set))
+    for message in messages:
+        told[message.incident_id][message.seq].add((message.target, message.channel))
+    for sink in _sinks(logs):
+        transitions: defaultdict[str, dict[int, Incident]] = defaultdict(dict)
+        for entry in logs[topics.INCIDENTS, sink]:
+            incident = incident_of(entry)
+            transitions[incident.incident_id].setdefault(incident.seq, incident)
+        for name, by_seq in transitions.items():
+            for before, after in pairwise(by_seq[seq] for seq in sorted(by_seq)):
+                if not _is_to_be_told(before, after):
+                    continue
+                knew = set().union(*(places for seq, places in told[name].items() if seq < after.seq))
+                for place in sorted(knew - told[name][after.seq]):
+                    yield f"transition {(name, after.seq)} was not told to {place}"
+
+
+def _is_to_be_told(before: Incident, after: Incident) -> bool:
+    """Whether all are told of a transition who were told before; of an end some policies tell those alone who wait."""
+    if not after.is_open:
+        return before.is_open and of_severity(after.policy, after.severity).tells_of_end
+    return (before.episode, before.severity, before.status) != (after.episode, after.severity, after.status) or (
+        after.flapping and not before.flapping
+    )
+
+
+# ---- what was passed
+
+
+def judge_passed(logs: Logs, settings: Settings, faults: Faults) -> None:
+    """Every transition and every receipt has left in the rows of escalate and notify what it has to."""
+    times_ms = {Clock.decode(entry.value).now_ms for sink in _sinks(logs) for entry in logs[topics.CLOCK, sink]}
+    for spec in (specs.escalate_spec(settings), specs.notify_spec(settings, lambda _: None)):
+        for sink in _sinks(logs):
+            faults.lost += undone(logs, spec, sink, times_ms)
+            faults.counts["changelogs_in_part"] += not is_whole(logs[changelog_of(spec.name), sink])

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streams.runtime import specs
 from tests.chaos.deployment import EACH_ALONE, EXPECTED, NO_BROKER, Layout, Nodes
 from tests.chaos.harms import HARMS, harm_of
 from tests.chaos.judge import Faults, judge, read_logs
@@ -109,9 +108,8 @@ def run(
         if not report.failed:
             tell("judging")
             settings = world.deployment.settings
-            report.faults = judge(
-                read_logs(settings.kafka), world.load.now_ms, world.receiver.taken, specs.triage_spec(settings)
-            )
+            logs_read = {**read_logs(settings.kafka), **world.changelogs.to_ends()}
+            report.faults = judge(logs_read, world.load.now_ms, world.receiver.taken, settings)
         said = [line for text in logs for line in text.splitlines() if UNCONSERVED in line]
         report.faults.conservation_errors += said
     return report

@@ -2,34 +2,39 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from schemas.clock import Clock
 from schemas.finding import Finding
 from schemas.incident import Incident
 from schemas.incident_action import IncidentAction
 from schemas.notification import Notification
+from schemas.receipt import Receipt
 from schemas.window_stats import WindowStats
 from streams.runtime import specs, topics
-from streams.runtime.stage_spec import Routed
+from streams.runtime.stage_spec import Routed, Rows
 from streams.stages.blocks import BlockKey, Manifest
 from tests.chaos.judge import (
+    CHANGELOGS,
     READ,
     Faults,
     judge_findings,
     judge_incidents,
     judge_join,
     judge_messages,
+    judge_passed,
 )
 from tests.chaos.load import label_rows, output_rows, said_row
 from tests.simulation import oracle
 from tests.simulation.join_oracle import LabelRow
 from tests.simulation.judge import TOCSIN
 from tests.simulation.logs import Entry
+from tests.simulation.passed import changelog_of
 from tests.simulation.simulation import SINKS, Chaos, Simulation, incident_of
 from tests.simulation.workload import SOURCES, TICK_MS, settings
 
@@ -76,7 +81,9 @@ def run() -> Said:
 
 
 def read(run: Said) -> Logs:
-    past = {(topic, sink): list(run.topics[topic, sink]) for topic in READ for sink in range(SINKS)}
+    names = (*READ, *map(changelog_of, CHANGELOGS))
+    past = {(topic, sink): list(run.topics[topic, sink]) for topic in names for sink in range(SINKS)}
+    past[topics.CLOCK, 0] = [Entry(at, None, Clock(now_ms=now_ms).encode()) for at, now_ms in enumerate(run.told_ms)]
     return past | {place: list(entries) for place, entries in run.said.items()}
 
 
@@ -93,6 +100,7 @@ def calm(run: Said) -> tuple[oracle.Sums, Faults]:
     judge_findings(logs, sums, faults)
     judge_incidents(logs, specs.triage_spec(settings()), faults)
     judge_messages(logs, run.now_ms, run.delivered, faults)
+    judge_passed(logs, settings(), faults)
     return sums, faults
 
 
@@ -103,6 +111,7 @@ def test_a_calm_run_is_clean(calm: tuple[oracle.Sums, Faults]) -> None:
     assert faults.counts["incidents"] > 0
     assert faults.counts["delivered"] > faults.counts["incidents"]
     assert faults.counts["future_rows"] > 0
+    assert faults.counts["changelogs_in_part"] == 0
 
 
 def first(logs: Logs, topic: str, wanted: Callable[[Entry], bool]) -> tuple[list[Entry], int]:
@@ -269,3 +278,129 @@ def test_an_incident_of_which_nobody_was_told_is_found(run: Said, logs: Logs) ->
     faults = Faults()
     judge_messages(logs, run.now_ms, {}, faults)
     assert f"nobody was told of incident {silent.incident_id}" in faults.lost
+
+
+def test_a_change_that_somebody_who_was_told_before_is_not_told_of_is_found(run: Said, logs: Logs) -> None:
+    last = next(
+        message
+        for sink in range(SINKS)
+        for message in (Notification.decode(one.value) for one in logs[topics.NOTIFICATIONS, sink])
+        if message.cause == f"seq:{message.seq}"
+    )
+    for sink in range(SINKS):
+        said = logs[topics.NOTIFICATIONS, sink]
+        said[:] = [one for one in said if Notification.decode(one.value).notification_id != last.notification_id]
+    faults = Faults()
+    judge_messages(logs, run.now_ms, {}, faults)
+    place = last.target, last.channel
+    assert f"transition {(last.incident_id, last.seq)} was not told to {place}" in faults.lost
+
+
+class HardOfHearing(Said):
+    """A run in which a stage is never told of some records that its host has read, and goes on as if it had been."""
+
+    def __init__(self, seed: int, unheard: Mapping[str, Sequence[Callable[[Any], bool]]]) -> None:
+        super().__init__(seed)
+        self.unheard: list[tuple[str, Any]] = []
+        for stage, wanted in unheard.items():
+            left = list(wanted)
+            for sink in range(SINKS):
+                host = self._smalls[stage, sink]
+                host.spec = dataclasses.replace(host.spec, make_stage=self._deaf(stage, host.spec.make_stage, left))
+
+    def _deaf(
+        self, stage: str, make: Callable[[Rows, int], Any], left: list[Callable[[Any], bool]]
+    ) -> Callable[[Rows, int], Any]:
+        def is_heard(record: Any) -> bool:  # noqa: ANN401 -- whatever the stage takes
+            for wanted in left:
+                if wanted(record):
+                    left.remove(wanted)
+                    self.unheard.append((stage, record))
+                    return False
+            return True
+
+        def made(rows: Rows, partition: int) -> Any:  # noqa: ANN401 -- a stage
+            one = make(rows, partition)
+            receive = one.receive
+            one.receive = lambda records: receive([record for record in records if is_heard(record)])
+            return one
+
+        return made
+
+
+def is_acknowledged(record: Any) -> bool:  # noqa: ANN401 -- whatever a stage takes, here and below
+    return isinstance(record, Incident) and record.seq > 1 and record.acknowledged
+
+
+def is_end(record: Any) -> bool:  # noqa: ANN401
+    return isinstance(record, Receipt) and record.final
+
+
+def is_refusal(record: Any) -> bool:  # noqa: ANN401
+    return isinstance(record, Receipt) and not record.final
+
+
+def is_message(record: Any) -> bool:  # noqa: ANN401
+    return isinstance(record, Notification)
+
+
+@pytest.mark.parametrize(
+    ("stage", "wanted", "found"),
+    [
+        ("escalate", is_acknowledged, "the ladder of {} is at 3, and 4 was passed"),
+        ("escalate", is_end, "message {} is waited for, and its end was passed: delivered"),
+        ("notify", is_acknowledged, "of incident {} it knows Seen"),
+        ("notify", is_message, "message {} was passed, and neither waits nor has ended"),
+        ("notify", is_end, "message {} has not ended, and its end was passed: delivered"),
+        ("notify", is_refusal, "attempt 1 of {} is on its way, and its receipt was passed: server"),
+    ],
+)
+def test_a_record_that_escalate_or_notify_skips_is_found(
+    run: Said, stage: str, wanted: Callable[[Any], bool], found: str
+) -> None:
+    heard = HardOfHearing(run.seed, {stage: [wanted]})
+    heard.run()
+    [(_, record)] = heard.unheard
+    faults = Faults()
+    judge_passed(read(heard), settings(), faults)
+    what = found.format(getattr(record, "notification_id", record.incident_id))
+    assert [fault for fault in faults.lost if fault.split(": ", 1)[1].startswith(what)], faults.lost
+
+
+def test_of_two_transitions_in_one_group_the_first_that_escalate_skips_is_found() -> None:
+    def is_raised(record: Any) -> bool:  # noqa: ANN401
+        return isinstance(record, Incident) and record.reason == "severity_raised"
+
+    heard = HardOfHearing(8, {"escalate": [is_raised]})
+    heard.run()
+    [(_, raised)] = heard.unheard
+    faults, logs = Faults(), read(heard)
+    judge_passed(logs, settings(), faults)
+    said = f"no order of what was passed makes the ladder of {raised.incident_id}; it was told of [3, 4]"
+    assert [fault for fault in faults.lost if fault.endswith(said)], faults.lost
+    judge_messages(logs, heard.now_ms, heard.delivered, faults)
+    assert [fault for fault in faults.lost if fault.startswith(f"transition {(raised.incident_id, 3)} was not told to")]
+
+
+def test_of_a_changelog_that_was_compacted_what_is_left_is_judged(run: Said) -> None:
+    heard = HardOfHearing(run.seed, {"escalate": [is_end]})
+    heard.run()
+    logs = read(heard)
+    for stage in CHANGELOGS:
+        for sink in range(SINKS):
+            log = logs[changelog_of(stage), sink]
+            newest = {entry.key: entry.offset for entry in log}
+            log[:] = [entry for entry in log if newest[entry.key] == entry.offset]
+    faults = Faults()
+    judge_passed(logs, settings(), faults)
+    assert faults.counts["changelogs_in_part"] > 0
+    assert ["is waited for" in fault for fault in faults.lost] == [True]
+
+
+def test_records_that_a_stage_has_not_read_when_all_has_come_to_rest_are_found(logs: Logs) -> None:
+    log, at = first(logs, topics.INCIDENTS, of_seq(2))
+    log.append(log[at]._replace(offset=log[-1].offset + 1))
+    faults = Faults()
+    judge_passed(logs, settings(), faults)
+    said = f"the last 1 of {len(log)} records of incidents were not read"
+    assert [fault.split(": ", 1)[1] for fault in faults.lost] == [said, said], "by neither"

@@ -17,6 +17,7 @@ from schemas.incident import Severity
 from schemas.through import Through
 from streams.runtime import kafka, specs, topics
 from tests.chaos.deployment import Deployment, Layout, Nodes
+from tests.chaos.judge import follow_changelogs
 from tests.chaos.load import Load
 from tests.chaos.receiver import Receiver
 from tests.simulation.simulation import act_of
@@ -118,6 +119,7 @@ class World:
             self.deployment.make_topics()
             stack.callback(self.deployment.stop)
             self.load = Load(self.deployment.settings.kafka)
+            self.changelogs = stack.enter_context(follow_changelogs(self.deployment.settings))
             self.progress = Progress(self.deployment)
             stack.callback(self.progress.close)
             self.load.tell()

@@ -18,6 +18,7 @@ from streams.runtime import topics
 from streams.runtime.topics import partition_of
 from tests.simulation import oracle
 from tests.simulation.join_oracle import Move
+from tests.simulation.passed import undone
 from tests.simulation.simulation import SINKS, Simulation, incident_of
 from tests.simulation.stage_host import Event
 from tests.simulation.workload import TICK_MS
@@ -68,6 +69,9 @@ def _told(run: Simulation, verdict: Verdict) -> None:
             there = oracle.once(Event(topic, run.decoded(topic, entry)) for entry in run.topics[topic, sink])
             ours = [event for event in told if event.topic == topic]
             _same_order(f"{stage} {sink}", topic, ours, there, verdict)
+    for stage in ("escalate", "notify"):
+        for sink in range(SINKS):
+            verdict.conservation += undone(run.topics, run.specs[stage], sink, run.told_ms)
 
 
 def _same_order(where: str, topic: str, ours: list[Any], there: list[Any], verdict: Verdict) -> None:

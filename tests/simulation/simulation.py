@@ -98,6 +98,8 @@ class Simulation:
         self.work: Workload = workload(seed, ticks=TICKS, partitions=SOURCES)
         self.topics = Topics()
         self.now_ms = T0_MS
+        self.told_ms = {T0_MS}
+        """All that the clock has said."""
         self._newest_ms = T0_MS
         self.crashes = 0
         self.stops = 0
@@ -232,6 +234,7 @@ class Simulation:
             before_ms = self.now_ms
             self.now_ms += self.rng.randint(-self.chaos.jump_ms, self.chaos.jump_ms)
             self.back_ms = max(self.back_ms, before_ms - self.now_ms)
+        self.told_ms.add(self.now_ms)
         self._newest_ms = max(self._newest_ms, self.now_ms)
         self._arrive(self.now_ms)
         while self._people and self._people[0][0] <= self.now_ms:
@@ -363,6 +366,7 @@ class Simulation:
 
     def _tick_calmly(self) -> None:
         self.now_ms += TICK_MS
+        self.told_ms.add(self.now_ms)
         self._newest_ms = max(self._newest_ms, self.now_ms)
         self._arrive(self.now_ms)
         while self._people and self._people[0][0] <= self.now_ms:
