@@ -352,15 +352,21 @@ def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Fa
 
 
 def _untold(logs: Logs, messages: Iterable[Notification], young_ms: int) -> list[str]:
-    """Name incidents that have been open long enough, and of which nobody was told."""
+    """Name incidents that have been open long enough, and of which nobody was told.
+
+    One that has ended may have done so before its first wait was over, if escalate was behind.
+    """
     told = {message.incident_id for message in messages}
-    untold = {
+    newest = {
         incident.incident_id: incident
         for sink in _sinks(logs)
-        for incident in map(incident_of, logs[topics.INCIDENTS, sink])
-        if incident.incident_id not in told
+        for incident in sorted(map(incident_of, logs[topics.INCIDENTS, sink]), key=lambda one: one.seq)
     }
-    return [f"nobody was told of incident {name}" for name, one in untold.items() if one.opened_at_ms <= young_ms]
+    return [
+        f"nobody was told of incident {name}"
+        for name, one in newest.items()
+        if name not in told and one.is_open and one.opened_at_ms <= young_ms
+    ]
 
 
 def _untold_changes(logs: Logs, messages: Iterable[Notification]) -> Iterator[str]:

@@ -268,16 +268,37 @@ def test_the_same_id_again_is_counted_apart(run: Said, logs: Logs) -> None:
     assert after.pages_repeated == before.pages_repeated == []
 
 
-def test_an_incident_of_which_nobody_was_told_is_found(run: Said, logs: Logs) -> None:
-    log, at = first(logs, topics.INCIDENTS, of_seq(1))
-    silent = incident_of(log[at])
-    assert silent.opened_at_ms < run.now_ms - 20 * TICK_MS
+def silence(logs: Logs, incident_id: str) -> None:
+    """Take away all that was said of an incident."""
     for sink in range(SINKS):
         messages = logs[topics.NOTIFICATIONS, sink]
-        messages[:] = [one for one in messages if Notification.decode(one.value).incident_id != silent.incident_id]
+        messages[:] = [one for one in messages if Notification.decode(one.value).incident_id != incident_id]
+
+
+def newest(logs: Logs) -> dict[str, Incident]:
+    incidents = [incident_of(entry) for sink in range(SINKS) for entry in logs[topics.INCIDENTS, sink]]
+    return {one.incident_id: one for one in sorted(incidents, key=lambda one: one.seq)}
+
+
+def test_an_open_incident_of_which_nobody_was_told_is_found(run: Said, logs: Logs) -> None:
+    silent = next(one for one in newest(logs).values() if one.is_open)
+    assert silent.opened_at_ms < run.now_ms - 20 * TICK_MS
+    silence(logs, silent.incident_id)
     faults = Faults()
     judge_messages(logs, run.now_ms, {}, faults)
     assert f"nobody was told of incident {silent.incident_id}" in faults.lost
+
+
+def test_an_incident_that_ended_before_its_first_wait_was_over_may_be_told_to_nobody_but_not_if_escalate_noted_it(
+    run: Said, logs: Logs
+) -> None:
+    silent = next(one for one in newest(logs).values() if not one.is_open)
+    silence(logs, silent.incident_id)
+    faults = Faults()
+    judge_messages(logs, run.now_ms, {}, faults)
+    assert not [fault for fault in faults.lost if silent.incident_id in fault]
+    judge_passed(logs, settings(), faults)
+    assert [fault for fault in faults.lost if fault.endswith("was noted, and never written")]
 
 
 def test_a_change_that_somebody_who_was_told_before_is_not_told_of_is_found(run: Said, logs: Logs) -> None:

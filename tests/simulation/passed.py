@@ -5,7 +5,7 @@ input was taken, and every row as it was then; so the order is open within a gro
 is the same in each order:
 
 - an incident's ladder stands at the newest of its transitions that escalate has passed, and holds all of it;
-- a message whose end escalate has passed is waited for no more;
+- a message whose end escalate has passed is waited for no more, and one that is waited for was written;
 - what notify knows of an incident is what one uninterrupted pass over its transitions makes of them;
 - a message that notify has passed waits or has ended, and one whose end it has passed has ended;
 - an attempt whose receipt notify has passed is not on its way any more.
@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from schemas.incident import Incident
 from schemas.notification import Notification
 from schemas.receipt import Receipt
+from streams.runtime import topics
 from streams.runtime.cursor import View
 from streams.runtime.stage_spec import Rows, StageSpec
 from streams.runtime.write_ahead import ENTRY_MARK, Restored, table_key
@@ -84,7 +85,7 @@ def undone(logs: Places, spec: StageSpec[Any, Any], partition: int, times_ms: It
         All that the clock has said.
     """
     where, changelog = f"{spec.name} {partition}", list(logs[changelog_of(spec.name), partition])
-    expected: _Expected = {"escalate": _Ladders, "notify": _Messages}[spec.name](spec, partition, sorted(times_ms))
+    expected = _Ladders(spec, partition, times_ms) if spec.name == "escalate" else _Messages(spec, partition)
     inputs = {topic: list(logs[topic, partition]) for topic in spec.inputs}
     passed = dict.fromkeys(spec.inputs, 0)
     before: Rows | None = {} if is_whole(changelog) else None
@@ -95,14 +96,14 @@ def undone(logs: Places, spec: StageSpec[Any, Any], partition: int, times_ms: It
             start, passed[topic] = passed[topic], view.cursors.get(topic, 0)
             new = log[_at(log, start) : _at(log, passed[topic])]
             records += [spec.decode(topic, entry.key, entry.value, entry.headers) for entry in new]
-        if records:
-            faults += [f"{where}: {fault}" for fault in expected.missing(records, before, view.rows)]
+        faults += [f"{where}: {fault}" for fault in expected.missing(records, before, view.rows)]
         before = None if before is None else view.rows
     for topic, log in inputs.items():
         unread = len(log) - _at(log, passed[topic])
         if unread:
             faults.append(f"{where}: the last {unread} of {len(log)} records of {topic} were not read")
-    return faults
+    written = {Notification.decode(entry.value).notification_id for entry in logs[topics.NOTIFICATIONS, partition]}
+    return faults + [f"{where}: message {name} was noted, and never written" for name in expected.noted - written]
 
 
 def _at(log: Sequence[Entry], offset: int) -> int:
@@ -112,10 +113,11 @@ def _at(log: Sequence[Entry], offset: int) -> int:
 class _Expected(ABC):
     """What a stage's rows have to say."""
 
-    def __init__(self, spec: StageSpec[Any, Any], partition: int, times_ms: Sequence[int]) -> None:
+    def __init__(self, spec: StageSpec[Any, Any], partition: int) -> None:
         self.spec = spec
         self.partition = partition
-        self.times_ms = times_ms
+        self.noted: set[str] = set()
+        """Messages that the rows say to have been sent."""
 
     @abstractmethod
     def missing(self, records: Sequence[Any], before: Rows | None, rows: Rows) -> Iterator[str]:
@@ -131,12 +133,17 @@ class _Expected(ABC):
 class _Ladders(_Expected):
     """What escalate knows."""
 
-    def __init__(self, spec: StageSpec[Any, Any], partition: int, times_ms: Sequence[int]) -> None:
-        super().__init__(spec, partition, times_ms)
+    def __init__(self, spec: StageSpec[Any, Any], partition: int, times_ms: Iterable[int]) -> None:
+        super().__init__(spec, partition)
         self._newest: dict[str, Incident] = {}
+        self._decided_ms = set(times_ms)
 
     def missing(self, records: Sequence[Any], before: Rows | None, rows: Rows) -> Iterator[str]:
         ladders = Kept(rows, "ladder/", Ladder)
+        for key, row in rows.items():
+            if key.startswith("ladder/") and (before is None or before.get(key) != row):
+                self.noted.update(ladders[key.removeprefix("ladder/")].sent)
+        self._decided_ms.update(one.decided_at_ms for one in records)
         wrong = set()
         for name in dict.fromkeys(
             one.incident_id for one in records if isinstance(one, Incident) and self._is_new(one)
@@ -174,8 +181,9 @@ class _Ladders(_Expected):
         receipts = [one for one in records if isinstance(one, Receipt) and one.incident_id == name and one.final]
         goal = after.get(TIME), after.get(f"ladder/{name}")
         until_ms = _time_of(goal[0])
-        told_ms = {one.decided_at_ms for one in records} | set(self.times_ms)
-        times_ms = sorted(at_ms for at_ms in told_ms if _time_of(before.get(TIME)) <= at_ms <= until_ms)
+        from_ms = _time_of(before.get(TIME))
+        # far behind, the time is what records say
+        times_ms = sorted(at_ms for at_ms in self._decided_ms if from_ms <= at_ms <= until_ms)
         reached = {(0, 0, before.get(TIME), before.get(f"ladder/{name}"))}
         left = list(reached)
         while left:
@@ -217,8 +225,8 @@ def _content(incident: Incident) -> Incident:
 class _Messages(_Expected):
     """What notify knows."""
 
-    def __init__(self, spec: StageSpec[Any, Any], partition: int, times_ms: Sequence[int]) -> None:
-        super().__init__(spec, partition, times_ms)
+    def __init__(self, spec: StageSpec[Any, Any], partition: int) -> None:
+        super().__init__(spec, partition)
         told: dict[str, bytes] = {}
         self._told_incidents = spec.make_stage(told, partition)
         self._seen = Kept(told, "seen/", Seen)
