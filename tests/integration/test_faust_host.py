@@ -31,7 +31,7 @@ from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
-from streams.runtime.write_ahead import Changes, Restored, epoch_headers, epoch_of, table_key
+from streams.runtime.write_ahead import Changes, Restored, claim, epoch_headers, epoch_of, table_key
 from tests.streams.runtime.broker_faults import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, BrokerFaults
 
 WAIT_S = 90
@@ -518,6 +518,29 @@ def test_rows_that_a_frozen_worker_leaves_in_the_changelog_of_another_are_overwr
     rows = bench.rows("tally")
     assert orjson.loads(rows[table_key(1, "k1")] or b"") == {"n": 11, "count": 11}
     assert rows[table_key(1, "@events")] == b"11"
+
+
+def test_a_worker_that_meets_a_later_claim_in_its_changelog_ends_before_it_says_anything(
+    bench: Bench, tmp_path: Path
+) -> None:
+    #  ours: 1 … 10 | another's claim | 11 … 20: our next entry lies behind it
+    bench.events(1, range(1, 11))
+    command = [sys.executable, str(Path(toys.__file__)), "worker", "--broker", bench.broker]
+    command += ["--prefix", bench.settings.topic_prefix, "--told", str(tmp_path / "told")]
+    with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as worker:
+        try:
+            asyncio.run(until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"10"))
+            later = epoch_headers(bench.epoch("tally") + 1)
+            bench.send(bench.settings.changelog("tally"), [b""], 1, claim(1), later)
+            bench.events(1, range(11, 21))
+            asyncio.run(until(lambda: worker.poll() is not None or len(bench.ids("tallied")) > 10))
+        finally:
+            worker.kill()
+    said = (tmp_path / "log").read_text()
+    assert worker.returncode == EXIT_STATUS, said[-2000:]
+    assert "superseded stage=tally partition=1" in said
+    assert [body["count"] for body in bench.bodies("tallied")] == list(range(1, 11))
+    assert bench.rows("tally")[table_key(1, "@events")] == b"10"
 
 
 def test_what_an_owner_left_half_done_is_made_good(bench: Bench) -> None:

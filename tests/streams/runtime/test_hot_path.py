@@ -27,6 +27,7 @@ from streams.runtime.embedded_broker import EmbeddedBroker
 from streams.runtime.hot_path import HotPath, HotPathSettings, StartRefusedError
 from streams.runtime.stage_spec import Routed
 from streams.stages.blocks import BlockKey
+from streams.stages.join import Join
 from tests.streams.runtime.broker_faults import FETCH, LIST_OFFSETS, OFFSET_COMMIT, PRODUCE, BrokerFaults
 from tests.streams.runtime.join_world import BEGAN_MS, JOIN, LATER_MS, World, hot_path_settings, message_of
 from tests.streams.runtime.test_topics import settings as kafka_settings
@@ -390,6 +391,40 @@ def test_errors_in_answers_to_every_kind_of_request_cost_nothing(
     assert counts["unanswered_probes"] > 0
     assert sum(n for name, n in counts.items() if name.startswith("error_")) > 0
     assert counts["offsets_lost"] == counts["conservation_errors"] == 0
+
+
+def test_who_is_not_told_where_a_log_ends_is_not_at_its_end(
+    cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  all read, ends known | no answer: not at the edge, whatever was known | an answer: at the edge
+    told: list[tuple[bool, bool]] = []
+    """Of one topic: whether the probe was answered, and whether the join was told to be at the edge."""
+    answered: dict[tuple[str, int], bool] = {}
+    tell, advance = HotPath._tell, Join.advance  # noqa: SLF001
+
+    def hear(self: HotPath, probe: Any) -> None:  # noqa: ANN401 -- as the join has it
+        answered.update({place: answer.exception() is None for place, answer in probe.answers.items()})
+        tell(self, probe)
+
+    def note(self: Join, clock_ms: int, *, outputs_at_edge: bool, labels_at_edge: bool) -> None:
+        told.append((answered[topics.OUTPUTS, self._partition], outputs_at_edge))
+        told.append((answered[topics.LABELS, self._partition], labels_at_edge))
+        advance(self, clock_ms, outputs_at_edge=outputs_at_edge, labels_at_edge=labels_at_edge)
+
+    monkeypatch.setattr(HotPath, "_tell", hear)
+    monkeypatch.setattr(Join, "advance", note)
+    world = World(cluster, seed=14)
+    world.write(600)
+    worker = begin()
+    world.tell(LATER_MS)
+    worker.until(lambda: (True, True) in told)
+    faults.answer(LIST_OFFSETS, [KafkaError.NOT_LEADER_FOR_PARTITION] * 50)
+    worker.until(lambda: any(not answer for answer, _ in told))
+    faults.clear(LIST_OFFSETS)
+    since = len(told)
+    worker.until(lambda: (True, True) in told[since:])
+    assert (False, True) not in told
+    world.check()
 
 
 STEPS = ("blocks", "manifests", "sends", "tombstones", "offsets")
