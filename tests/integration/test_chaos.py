@@ -1,4 +1,4 @@
-"""Some rounds of `make chaos`: two workers of the join and two of all else, killed and frozen with a backlog."""
+"""Some rounds of `make chaos`: two workers of the join and two of all else, killed, frozen and moved with a backlog."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.kafka
 def test_whatever_is_harmed_the_logs_are_those_of_a_plain_computation(
     kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
-    rounds = [(101, "kill triage"), (102, "freeze a small stage"), (103, "kill join")]
+    rounds = [(101, "kill triage"), (102, "freeze a small stage"), (103, "move")]
     report = run(Nodes(kafka, 1, None), tmp_path, rounds, outage_s=0.0, layout=TOGETHER, prefix=topic_prefix)
     assert report.holds, report.figures
     assert report.rounds == len(rounds)
