@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 UNFINISHED_STATUS = 1
 """Exit status of a worker whose bound passed before all was written; whoever comes next reads that again."""
@@ -46,6 +46,13 @@ class Ending:
         """Learn that all is written: what is still to come may be cut off."""
         self._finished = True
 
+    def cut(self) -> NoReturn:
+        """End the process now, whatever of it still runs; the status says whether all is written."""
+        for handler in logging.getLogger().handlers:
+            with suppress(OSError, ValueError):
+                handler.flush()
+        os._exit(0 if self._finished else UNFINISHED_STATUS)
+
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._hear)
@@ -70,7 +77,4 @@ class Ending:
             return
         if not self._finished:
             log.warning("worker.stop_unfinished stop_wait_ms=%d", self._stop_wait_ms)
-        for handler in logging.getLogger().handlers:
-            with suppress(OSError, ValueError):
-                handler.flush()
-        os._exit(0 if self._finished else UNFINISHED_STATUS)
+        self.cut()

@@ -7,7 +7,7 @@ own, named after it: so its state stays the same whichever stages share a proces
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,6 +136,7 @@ class SmallStages:
             else:
                 spec = makers[stage](settings)
             self.hosts[stage] = FaustHost(host_settings(settings, stage, writes_clock=writes_clock), [spec])
+        self._starting = set(self.hosts)
 
     def _submit(self, attempt: Attempt) -> None:
         assert self.sender is not None
@@ -147,13 +148,22 @@ class SmallStages:
 
     async def start(self) -> None:
         """Start every host."""
-        await asyncio.gather(*(host.start() for host in self.hosts.values()))
+        await asyncio.gather(*map(self._start, self.hosts))
 
-    async def stop(self) -> None:
-        """Finish what is in hand, commit, leave."""
+    async def _start(self, stage: str) -> None:
+        await self.hosts[stage].start()
+        self._starting.discard(stage)
+
+    @property
+    def starting(self) -> tuple[str, ...]:
+        """Stages whose host has not started yet."""
+        return tuple(stage for stage in self.hosts if stage in self._starting)
+
+    async def stop(self, leaving: Collection[str] = ()) -> None:
+        """Finish what is in hand, commit, leave; hosts of `leaving` are left as they are."""
         if self.sender is not None:
             await self.sender.close()
-        await asyncio.gather(*(host.stop() for host in self.hosts.values()))
+        await asyncio.gather(*(host.stop() for stage, host in self.hosts.items() if stage not in leaving))
 
     def taken_ms(self, stage: str) -> dict[int, int]:
         """Return for each owned partition of a stage the newest clock value whose consequences are durable."""

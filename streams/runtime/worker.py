@@ -1,8 +1,10 @@
 """How does one process run stages? It opens the probes, runs until it is told to end, and says by its status how it went."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from config.settings import Settings
 from streams.runtime import hot_path
@@ -13,6 +15,8 @@ from streams.runtime.metrics import Measure
 from streams.runtime.probes import Host, Probes
 from streams.runtime.segment_files import check_folder
 from streams.runtime.wiring import Joining, SmallStages, hot_path_settings
+
+log = logging.getLogger("tocsin.worker")
 
 
 def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -44,7 +48,8 @@ async def _serve(settings: Settings, stages: Sequence[str], environ: Mapping[str
     if joining is not None:
         hosts.append(joining.path)
     with _probes(settings, hosts, small):
-        await small.start()
+        if not await _started(small, stopping):
+            await _leave(small, ending)
         if joining is not None:
             joining.start()
         await stopping.wait()
@@ -53,6 +58,31 @@ async def _serve(settings: Settings, stages: Sequence[str], environ: Mapping[str
         await small.stop()
     ending.finish()
     return UNFINISHED_STATUS if joining is not None and joining.path.is_unfinished else 0
+
+
+async def _started(small: SmallStages, stopping: asyncio.Event) -> bool:
+    """Start the hosts; False where the worker was told to stop before all of them had started."""
+    starting, told = asyncio.create_task(small.start()), asyncio.create_task(stopping.wait())
+    await asyncio.wait({starting, told}, return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if not starting.done():
+        starting.cancel()  # and not waited for: what hangs may not heed it
+        return False
+    await starting
+    return True
+
+
+async def _leave(small: SmallStages, ending: Ending) -> NoReturn:
+    """End in the middle of a start.
+
+    Who has started finishes what is in hand. Who has not may have a thread that waits for brokers or for the other members
+    of its group, and cannot be told: it has nothing in hand, and ends with the process.
+    """
+    starting = small.starting
+    await small.stop(leaving=starting)
+    ending.finish()
+    log.info("worker.ended status=0 had_not_started=%s", ",".join(starting))
+    ending.cut()
 
 
 def _probes(settings: Settings, hosts: Sequence[Host], small: SmallStages | None = None) -> Probes:

@@ -17,7 +17,7 @@ from schemas.receipt import Receipt
 from streams.runtime.terminal import Exit
 from tests.integration.findings import find
 from tests.integration.join_process import cluster_of
-from tests.integration.worker_process import MODEL, WAIT_S, Worker, run_tocsin, until, write_rows
+from tests.integration.worker_process import MODEL, PARTITIONS, WAIT_S, Worker, run_tocsin, until, write_rows
 from tests.streams.runtime.join_world import World
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 -- the published vector's
@@ -142,6 +142,18 @@ def test_a_second_sigterm_ends_it_at_once(begin: Begin, receiver: Receiver, kafk
     until(lambda: worker.lines("worker.told_to_stop"))
     assert worker.process.poll() is None
     assert worker.end(signal.SIGTERM) == -signal.SIGTERM
+
+
+def test_sigterm_while_a_stage_waits_for_the_others_of_its_group_ends_the_worker_in_order(begin: Begin) -> None:
+    #  one: triage, frozen | two: detect works, triage waits until one's session is over | SIGTERM: status 0
+    one = begin("triage")
+    one.until_answers("/ready", 200)
+    one.send(signal.SIGSTOP)
+    two = begin("detect", "triage", environ={"TOCSIN__WORKER__INSTANCE": "two"})
+    until(lambda: two.total("tocsin_partitions_owned", stage="detect") == PARTITIONS, why=two.log.read_text)
+    assert two.end() == 0, two.log.read_text()[-3000:]
+    assert two.lines()[-1]["event"] == "worker.ended"
+    assert two.lines()[-1]["had_not_started"] == "triage"
 
 
 HARMS = {
