@@ -31,7 +31,7 @@ from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Bytes, Handed, Headers, Routed, Rows, StageSpec
 from streams.runtime.topics import partition_of
 from streams.stages.detect import TICKS_AT_ONCE, Detect
-from streams.stages.escalate import Escalate
+from streams.stages.escalate import INCIDENTS_AT_ONCE, Escalate
 from streams.stages.notify import Attempt, Notify
 from streams.stages.triage import Triage
 
@@ -102,13 +102,13 @@ def triage_spec(settings: Settings) -> StageSpec[Any, Any]:
     )
 
 
-def escalate_spec(settings: Settings) -> StageSpec[Any, Any]:
+def escalate_spec(settings: Settings, incidents_at_once: int = INCIDENTS_AT_ONCE) -> StageSpec[Any, Any]:
     """Turn incidents into notifications."""
     rules = settings.response.escalate_settings()
     return StageSpec(
         name="escalate",
         inputs=(topics.INCIDENTS, topics.RECEIPTS),
-        make_stage=lambda rows, _: Escalate(rows=rows, settings=rules),
+        make_stage=lambda rows, _: Escalate(rows=rows, settings=rules, incidents_at_once=incidents_at_once),
         decode=decode,
         advance_by="clock",
         told_at_ms=_decided_at_ms,

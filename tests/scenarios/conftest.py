@@ -18,7 +18,7 @@ from schemas.notification import Notification
 from schemas.receipt import AnswerClass, Receipt, ReceiptStatus
 from schemas.response import Contact, Response
 from schemas.through import Through
-from streams.stages.escalate import Escalate
+from streams.stages.escalate import INCIDENTS_AT_ONCE, Escalate, EscalateOut
 from streams.stages.notify import Attempt, Notify
 from streams.stages.triage import Triage
 
@@ -51,6 +51,7 @@ class Half:
         repeats: bool = False,
         restarts: bool = False,
         models_with_sla: frozenset[str] = frozenset({"credit"}),
+        incidents_at_once: int = INCIDENTS_AT_ONCE,
     ) -> None:
         self.response = response
         self.now_ms = start_ms
@@ -58,6 +59,7 @@ class Half:
         self.repeats = repeats
         self.restarts = restarts
         self.models_with_sla = models_with_sla
+        self.incidents_at_once = incidents_at_once
         self.rows: dict[str, dict[str, bytes]] = {"triage": {}, "escalate": {}, "notify": {}}
         self.known: set[tuple[str, int]] = set()
         self.log: list[Incident] = []
@@ -76,7 +78,11 @@ class Half:
         """Make the stages, over the rows that there are."""
         response = self.response
         self.triage = Triage(rows=self.rows["triage"], settings=response.triage_settings(self.models_with_sla))
-        self.escalate = Escalate(rows=self.rows["escalate"], settings=response.escalate_settings())
+        self.escalate = Escalate(
+            rows=self.rows["escalate"],
+            settings=response.escalate_settings(),
+            incidents_at_once=self.incidents_at_once,
+        )
         clock_ms = self.notify.clock_ms
         self.notify = Notify(rows=self.rows["notify"], settings=response.notify)
         if clock_ms is not None and self.clock_runs:
@@ -181,7 +187,16 @@ class Half:
             self._take(self.notify.clock(self.now_ms, live=True))
             self._take(self.notify.advance(self.now_ms))
             if not self.escalate_stops:
-                self._take(self.escalate.advance(self.now_ms))
+                self._take(self._escalated())
+
+    def _escalated(self) -> list[EscalateOut]:
+        """Tell escalate the time, and let it finish before anything else reaches it."""
+        out = self.escalate.advance(self.now_ms)
+        while self.escalate.has_more:
+            if self.restarts:
+                self.restart()
+            out += self.escalate.more()
+        return out
 
     def jump(self, to_ms: int) -> None:
         """Let time pass in one step, as after an outage."""

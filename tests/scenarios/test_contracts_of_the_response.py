@@ -1,6 +1,6 @@
 """Every stage of the response: a repeat changes nothing, and a restart needs nothing but the rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,8 +10,10 @@ from msgspec.structs import replace
 
 from schemas.finding import Finding
 from schemas.incident import Severity
+from schemas.notification import Notification
 from schemas.response import Response
 from schemas.through import Through
+from streams.stages.escalate import Escalate, EscalateOut
 from streams.stages.notify import Attempt
 from streams.stages.triage import Triage
 
@@ -98,6 +100,79 @@ def test_a_restart_at_every_step_changes_nothing(plain_half: "Half", make_half: 
     restarted = make_half(restarts=True)
     story(restarted)
     assert told(restarted) == told(plain_half)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_where_escalate_is_cut_into_pieces_does_not_show(
+    plain_half: "Half",
+    make_half: Callable[..., "Half"],
+    restarts: bool,  # noqa: FBT001 -- of the test
+) -> None:
+    cut = make_half(incidents_at_once=1, restarts=restarts)
+    story(cut)
+    assert told(cut) == told(plain_half)
+
+
+INCIDENTS = 20
+
+
+def overdue(half: "Half", at_once: int, stops: Container[int] = ()) -> tuple[list[list[EscalateOut]], dict[str, bytes]]:
+    """Let all of many incidents become due at once: what escalate answers, piece by piece, and its rows in the end.
+
+    A new object goes on over the rows behind the pieces in `stops`.
+    """
+    half.tick()
+    for number in range(INCIDENTS):
+        half.fire("unsafe_output", model=f"model-{number}")
+    rows, settings = dict(half.rows["escalate"]), half.response.escalate_settings()
+    escalate = Escalate(rows=rows, settings=settings, incidents_at_once=at_once)
+    answers = [escalate.advance(half.now_ms + HOUR)]
+    while escalate.has_more:
+        assert escalate.settled
+        if len(answers) in stops:
+            rows = dict(rows)
+            escalate = Escalate(rows=rows, settings=settings, incidents_at_once=at_once)
+        answers.append(escalate.more())
+    return answers, rows
+
+
+@pytest.mark.parametrize("at_once", [1, 7, INCIDENTS])
+def test_a_call_decides_so_many_incidents_and_no_more_whatever_became_due(
+    make_half: Callable[..., "Half"], at_once: int
+) -> None:
+    answers, rows = overdue(make_half(), at_once)
+    [whole], whole_rows = overdue(make_half(), INCIDENTS)
+    assert max(len({one.incident_id for one in piece}) for piece in answers) == at_once
+    assert [one for piece in answers for one in piece] == whole
+    assert {one.incident_id for one in whole} == {one.incident_id for one in whole if isinstance(one, Notification)}
+    assert len({one.incident_id for one in whole}) == INCIDENTS
+    assert rows == whole_rows
+
+
+def test_a_restart_between_pieces_of_escalate_does_not_show(make_half: Callable[..., "Half"]) -> None:
+    answers, rows = overdue(make_half(), 3, stops={1, 2, 5})
+    [whole], whole_rows = overdue(make_half(), INCIDENTS)
+    assert [one for piece in answers for one in piece] == whole
+    assert rows == whole_rows
+
+
+GO_ON: dict[str, Callable[[Escalate, int], list[EscalateOut]]] = {
+    "a record": lambda escalate, _: escalate.receive([]),
+    "a later time": lambda escalate, now_ms: escalate.advance(now_ms),
+}
+
+
+@pytest.mark.parametrize("told", GO_ON)
+def test_what_escalate_has_left_it_does_before_it_takes_the_next_record_or_time(half: "Half", told: str) -> None:
+    for model in ("one", "two"):
+        half.fire("unsafe_output", model=model)
+    rows, settings = half.rows["escalate"], half.response.escalate_settings()
+    escalate = Escalate(rows=rows, settings=settings, incidents_at_once=1)
+    due_ms = half.now_ms + HOUR
+    first = escalate.advance(due_ms)
+    second = GO_ON[told](escalate, due_ms + HOUR)[: len(first)]
+    assert {one.decided_at_ms for one in second} == {due_ms}
+    assert {one.incident_id for one in second}.isdisjoint(one.incident_id for one in first)
 
 
 def test_time_that_goes_back_changes_nothing(plain_half: "Half") -> None:

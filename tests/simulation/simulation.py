@@ -130,7 +130,7 @@ class Simulation:
         self.specs = {
             "detect": specs.detect_spec(settings(), ticks_at_once=1),
             "triage": specs.triage_spec(settings()),
-            "escalate": specs.escalate_spec(settings()),
+            "escalate": specs.escalate_spec(settings(), incidents_at_once=1),
             "notify": specs.notify_spec(settings(), self._flying.append),
         }
         self._runs: dict[JoinHost | StageHost, Iterator[Step]] = {}

@@ -79,7 +79,7 @@ class StageHost:
         self._flying = _Group()
         self._committing = self._commit()
         self._due: deque[tuple[int, dict[str, int]]] = deque()
-        self._seen_ms = -1
+        self._seen_ms = self._told_ms = -1
         self._entries = 0
 
     def run(self) -> Iterator[Step]:
@@ -187,9 +187,13 @@ class StageHost:
 
     def _advance_if_due(self) -> None:
         while self._due and self._reached(self._due[0][1]) and not has_more(self.stage):
-            now_ms, _ = self._due.popleft()
-            if self.spec.advance_by == "clock":
+            now_ms, _ = self._due[0]
+            if self.spec.advance_by == "clock" and now_ms > self._told_ms:
+                self._told_ms = now_ms
                 self._gather(self.stage.advance(now_ms), [Event("advance", now_ms)])
+                if has_more(self.stage):
+                    return
+            self._due.popleft()
             self._group.taken_ms = now_ms
             self._gather([], [Event("taken", now_ms)])
 
