@@ -316,6 +316,7 @@ class StageHost:
         self._refusal = ""
         self._committing_since_s: float | None = None
         self._sending = 0
+        self._sending_since_s: float | None = None
         self._restored = False
         self._stopping = False
         self._progress: dict[int, float] = {}
@@ -711,8 +712,28 @@ class StageHost:
 
     async def _wait_for_room(self) -> None:
         limit = self._settings.group_limit
-        async with self._committed:
-            await self._committed.wait_for(lambda: max(len(self._group.events), self._group.outputs) < limit)
+        await self._wait_for_commits(lambda: max(len(self._group.events), self._group.outputs) < limit)
+
+    async def _wait_for_commits(self, until: Callable[[], bool]) -> None:
+        """Wait until commits have made something so."""
+        if until():
+            return
+        asking = asyncio.create_task(self._ask_on())
+        try:
+            async with self._committed:
+                await self._committed.wait_for(until)
+        finally:
+            asking.cancel()
+
+    async def _ask_on(self) -> None:
+        """Ask the brokers whether they are there, in place of the watch, which may be the one that waits.
+
+        Those that acknowledge no write may answer all the same, and are not away.
+        """
+        while True:
+            await asyncio.sleep(WATCH_S)
+            places = self._places(self.owned) or [(self._clock_topic, 0)]
+            await self._ask(self._edges.ends, places, lambda: True)
 
     async def commit(self) -> None:
         """Make groups durable, one after the other, for as long as the worker lives."""
@@ -788,10 +809,10 @@ class StageHost:
         if not outputs:
             return []
         self._heart.check()
-        self._sending = len(outputs)
+        self._sending, self._sending_since_s = len(outputs), now_s()
         sent = [await taken(self._app.producer, output) for output in outputs]
         receipts = await asyncio.gather(*sent)
-        self._sending = 0
+        self._sending, self._sending_since_s = 0, None
         self._answered_s = now_s()
         return [receipt.offset for receipt in receipts]
 
@@ -838,8 +859,7 @@ class StageHost:
 
     async def settle(self) -> None:
         """Wait until nothing waits for a commit."""
-        async with self._committed:
-            await self._committed.wait_for(lambda: not self._group and not self._committing)
+        await self._wait_for_commits(lambda: not self._group and not self._committing)
 
     # ---- assignment
 
@@ -1002,7 +1022,7 @@ class StageHost:
                 log.info("broker.back stage=%s", self.spec.name)
         if self._away:
             self._away_until_s = self._listening_s()
-        since_s = self._committing_since_s
+        since_s = self._writing_since_s
         lasting_s = 0.0 if since_s is None else now_s() - since_s
         if not self._away and self._held != (lasting_s > HELD_S):
             self._held = not self._held
@@ -1015,6 +1035,11 @@ class StageHost:
             else:
                 log.info("commit.went_on stage=%s", self.spec.name)
         self.status = self._seen()
+
+    @property
+    def _writing_since_s(self) -> float | None:
+        """When the first of what is being committed came, or a claim was sent; None while nothing is being written."""
+        return self._sending_since_s if self._committing_since_s is None else self._committing_since_s
 
     def _seen(self) -> StageStatus:
         waits_s = [owned.unsettled_since_s for owned in self.owned.values()]
@@ -1040,7 +1065,7 @@ class StageHost:
             state_rows=len(self._table),
             answered_s=self._answered_s,
             refusal=self._refusal,
-            committing_s=self._committing_since_s,
+            writing_s=self._writing_since_s,
             lasting_s=min((at_s for at_s in waits_s if at_s is not None), default=None),
             waiting=self._sending + self._group.outputs,
             own=tuple(own),

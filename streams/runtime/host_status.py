@@ -41,8 +41,8 @@ class StageStatus:
         When the brokers last answered.
     refusal
         What they, or the client, said when they last did not.
-    committing_s
-        When the first of what is being committed came; None while nothing is.
+    writing_s
+        When the first of what is being committed came, or a claim of partitions was sent; None while nothing is written.
     lasting_s
         When all that was read was last durable; None while it is.
     waiting
@@ -62,7 +62,7 @@ class StageStatus:
     state_rows: int
     answered_s: float
     refusal: str
-    committing_s: float | None
+    writing_s: float | None
     lasting_s: float | None
     waiting: int
     own: tuple[Measure, ...]
@@ -76,14 +76,16 @@ def health_of(
     restored = True
     for status in statuses:
         restored &= status.restored
-        if status.moving:
+        written_s = 0.0 if status.writing_s is None else now_s - status.writing_s
+        is_held = written_s > bounds.answer_wait_ms / 1000
+        if status.moving and not is_held:
             share = f" ({min(status.restoring.values()):.0%})" if status.restoring else ""
             unready.append(f"{status.stage}: waits for partitions, or restores them{share}")
         if now_s - status.answered_s > bounds.answer_wait_ms / 1000:
             why = f": {status.refusal}" if status.refusal else ""
             unready.append(f"{status.stage}: no answer from the brokers for {now_s - status.answered_s:.0f} s{why}")
-        elif status.committing_s is not None and now_s - status.committing_s > bounds.answer_wait_ms / 1000:
-            unready.append(f"{status.stage}: no write acknowledged for {now_s - status.committing_s:.0f} s")
+        elif is_held:
+            unready.append(f"{status.stage}: no write acknowledged for {written_s:.0f} s")
     return Health(beats=dict(beat_ages), restored=restored, unready=tuple(unready))
 
 

@@ -7,13 +7,14 @@ import asyncio
 import importlib.util
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -654,11 +655,9 @@ def test_errors_in_answers_to_every_kind_of_request_cost_no_record_and_double_no
     assert bench.rows("tally")[table_key(1, "@events")] == b"300"
 
 
-def test_a_write_that_is_never_acknowledged_while_brokers_answer_is_said_once_and_not_ready(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    #  a commit whose receipts do not come | the bound | they come
-    bounds = ProbeSettings(address="", port=0, answer_wait_ms=1_500, mismatch_wait_ms=60_000, silent_after_ms=60_000)
+@contextmanager
+def held_receipts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let no write of this process be acknowledged until the event is set; all else is answered."""
     take, come = faust_host.taken, asyncio.Event()
 
     async def held(producer: Any, record: Routed) -> Awaitable[Any]:  # noqa: ANN401
@@ -670,25 +669,85 @@ def test_a_write_that_is_never_acknowledged_while_brokers_answer_is_said_once_an
 
         return late()
 
+    with monkeypatch.context() as patch:
+        patch.setattr(faust_host, "taken", held)
+        try:
+            yield
+        finally:
+            come.set()
+
+
+def bounds(answer_wait_ms: int) -> ProbeSettings:
+    return ProbeSettings(
+        address="", port=0, answer_wait_ms=answer_wait_ms, mismatch_wait_ms=60_000, silent_after_ms=60_000
+    )
+
+
+def test_a_write_that_is_never_acknowledged_while_brokers_answer_is_said_once_and_not_ready(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    #  a commit whose receipts do not come | the bound | they come
+    wait = bounds(1_500)
+
     def said(event: str) -> int:
         return sum(record.getMessage().startswith(f"{event} stage=tally ") for record in caplog.records)
 
     async def trial() -> None:
         async with bench.worker(toys.specs()[:1]) as host:
             await until(lambda: host.ready)
-            monkeypatch.setattr(faust_host, "taken", held)
-            bench.events(1, range(1, 11))
-            await until(lambda: any("no write acknowledged" in why for why in host.health(bounds).unready))
-            await until(lambda: said("commit.held") == 1)
-            await asyncio.sleep(2 * faust_host.PUBLISH_EVERY_S)
-            come.set()
-            await until(lambda: not host.health(bounds).unready and "commit.went_on stage=tally" in caplog.messages)
+            with held_receipts(monkeypatch):
+                bench.events(1, range(1, 11))
+                await until(lambda: any("no write acknowledged" in why for why in host.health(wait).unready))
+                await until(lambda: said("commit.held") == 1)
+                await asyncio.sleep(2 * faust_host.PUBLISH_EVERY_S)
+            await until(lambda: not host.health(wait).unready and "commit.went_on stage=tally" in caplog.messages)
 
     monkeypatch.setattr(faust_host, "HELD_S", 1.5)
     with caplog.at_level(logging.INFO, "tocsin.host"):
         run(trial)
     assert said("commit.held") == 1
     assert [body["count"] for body in bench.bodies("tallied")] == list(range(1, 11))
+
+
+def test_with_no_room_left_behind_a_stuck_write_the_brokers_are_asked_on_and_not_said_to_be_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  a commit whose receipts do not come, more records behind it than may wait | twice the bound | they come
+    few = Bench(replace(bench.settings, group_limit=20))
+    wait = bounds(4_000)
+
+    async def trial() -> None:
+        async with few.worker(toys.specs()[:1]) as host:
+            await until(lambda: host.ready)
+            with held_receipts(monkeypatch):
+                few.events(1, range(1, 201))
+                said = re.compile("tally: no write acknowledged for [1-9][0-9] s")
+                await until(lambda: any(map(said.fullmatch, host.health(wait).unready)))
+                assert host.counts()["tally"]["handled"] < 200, "there is no room"
+            await until(lambda: not host.health(wait).unready and len(few.ids("tallied")) == 200)
+
+    run(trial)
+
+
+def test_a_claim_that_is_never_acknowledged_is_the_reason_why_a_worker_is_not_ready(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  partitions are given out, the claim's receipt does not come | the bound | it comes
+    async def trial() -> None:
+        host = FaustHost(bench.settings, toys.specs()[:1])
+
+        def why() -> list[str]:
+            return [one.rpartition(" for ")[0] for one in host.health(bounds(1_500)).unready]
+
+        with held_receipts(monkeypatch):
+            starting = asyncio.create_task(host.start())
+            await until(lambda: why() == ["tally: no write acknowledged"])
+            assert not host.ready
+        await starting
+        await until(lambda: host.ready and not why())
+        await host.stop()
+
+    run(trial)
 
 
 def test_a_broker_that_answers_slowly_bounds_what_waits(bench: Bench, faults: BrokerFaults) -> None:
