@@ -179,8 +179,8 @@ class _Ladders(_Expected):
         """
         transitions = [one for one in records if isinstance(one, Incident) and one.incident_id == name]
         receipts = [one for one in records if isinstance(one, Receipt) and one.incident_id == name and one.final]
-        goal = after.get(TIME), after.get(f"ladder/{name}")
-        until_ms = _time_of(goal[0])
+        until_ms, made = _time_of(after.get(TIME)), after.get(f"ladder/{name}")
+        goes_on = until_ms >= 0 and Kept(after, "time", Time)[""].goes_on  # its turn at that time may be still to come
         from_ms = _time_of(before.get(TIME))
         # far behind, the time is what records say
         times_ms = sorted(at_ms for at_ms in self._decided_ms if from_ms <= at_ms <= until_ms)
@@ -188,7 +188,8 @@ class _Ladders(_Expected):
         left = list(reached)
         while left:
             heard, ended, time, ladder = left.pop()
-            if (heard, ended) == (len(transitions), len(receipts)) and (time, ladder) == goal:
+            is_all = (heard, ended) == (len(transitions), len(receipts))
+            if is_all and ladder == made and (goes_on or _time_of(time) == until_ms):
                 return True
             moves: list[tuple[int, int, Callable[[Any], Any]]] = [
                 (heard, ended, partial(_advance, at_ms=at_ms)) for at_ms in times_ms if at_ms >= _time_of(time)
