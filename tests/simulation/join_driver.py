@@ -158,6 +158,12 @@ class Driver:
             self.join.sent(checkpoint.through_ms)
         return None
 
+    def torn(self) -> tuple[dict[bytes, bytes], bytes]:
+        """Make a checkpoint of which nothing is sent any more; return the changelog and the manifest."""
+        self.checkpoint(crash_after="manifest")
+        assert self._durable.manifest is not None
+        return dict(self._durable.changelog), self._durable.manifest
+
     def crash(self) -> None:
         """Lose everything that is not durable, and begin again."""
         for topic, size in self._durable.logs.items():
