@@ -33,6 +33,8 @@ from tests.streams.runtime.join_world import BEGAN_MS, JOIN, LATER_MS, World, ho
 from tests.streams.runtime.test_topics import settings as kafka_settings
 
 WAIT_S = 60
+BLOCKS_BOUND = 4 * 5
+"""Records of a checkpoint beside its dead letters: of each partition one of each step, when all rows are dead."""
 CONSUMERS = 8
 """More answers than a worker's consumers ask for at a time: each gets one."""
 
@@ -509,6 +511,29 @@ def test_a_broker_that_answers_slowly_costs_time_alone(
     faults.delay(0)
     world.tell(LATER_MS)
     world.check()
+
+
+def test_behind_a_sink_that_takes_nothing_a_join_reads_to_its_bound_and_holds_no_more(
+    cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  in the log: 1,000 rows | read: what fills the bound, and the batch that did | the sink takes it: the rest
+    bound, batch, rows, until_taken = 40, 50, 1_000, 6
+    monkeypatch.setattr(hot_path, "DEAD_LETTERS_BOUND", bound)
+    monkeypatch.setattr(hot_path, "BATCH_MESSAGES", batch)
+    Inputs(cluster).write(topics.OUTPUTS, [row(f"p{number}", score=7) for number in range(rows)])
+    faults.answer(PRODUCE, [KafkaError.NO_ERROR] * until_taken + [KafkaError.NOT_ENOUGH_REPLICAS] * 5_000)
+    worker = begin(checkpoint_ms=600_000)
+    join, counts = worker.hot_path, worker.hot_path.counts
+    worker.until(lambda: counts["messages_model-outputs"] > 0 and join._delivery.waiting > 0)  # noqa: SLF001
+    read, held, beats = counts["messages_model-outputs"], [], [join.beat_s]
+    for _ in range(10):
+        worker.until(lambda: join.beat_s > beats[-1])
+        beats.append(join.beat_s)
+        held.append(len(join._dead) + join._delivery.waiting)  # noqa: SLF001
+    assert counts["messages_model-outputs"] == read < rows, "it reads nothing while what it has written waits"
+    assert 0 < max(held) <= bound - 1 + batch + BLOCKS_BOUND
+    faults.clear(PRODUCE)
+    assert len(letters(World(cluster, seed=15), rows)) == rows
 
 
 def test_blocks_that_no_manifest_names_are_a_torn_tail_and_count_for_nothing(
