@@ -323,7 +323,7 @@ def _in_order_of(ours: Transitions, logs: Logs, sink: int, spec: StageSpec[Any, 
 def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Faults) -> None:
     """Every incident is told of, every message comes to one end, and no cause tells a target under two ids."""
     messages: dict[str, Notification] = {}
-    ends: defaultdict[str, set[str]] = defaultdict(set)
+    receipts: defaultdict[str, list[Receipt]] = defaultdict(list)
     for sink in _sinks(logs):
         for entry in logs[topics.NOTIFICATIONS, sink]:
             message = Notification.decode(entry.value)
@@ -331,12 +331,15 @@ def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Fa
         for entry in logs[topics.RECEIPTS, sink]:
             receipt = Receipt.decode(entry.value)
             if receipt.final:
-                ends[receipt.notification_id].add(receipt.status)
+                receipts[receipt.notification_id].append(receipt)
     young_ms = now_ms - END_WAIT_TICKS * TICK_MS
     for name, message in messages.items():
-        if len(ends[name]) > 1 or (not ends[name] and message.decided_at_ms <= young_ms):
-            faults.lost.append(f"notification {name} of {message.cause} has the ends {sorted(ends[name])}")
-        if "delivered" in ends[name] and not taken.get(name):
+        ends = {one.status for one in receipts[name]}
+        overtaken = len(ends) > 1 and _is_overtaken(receipts[name])
+        faults.counts["overtaken"] += overtaken
+        if (len(ends) > 1 and not overtaken) or (not ends and message.decided_at_ms <= young_ms):
+            faults.lost.append(f"notification {name} of {message.cause} has the ends {sorted(ends)}")
+        if "delivered" in ends and not taken.get(name):
             faults.lost.append(f"notification {name} is said to be delivered, and never was")
     faults.incident_differences += [f"{name} was delivered, and is no notification" for name in taken.keys() - messages]
     told: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
@@ -349,6 +352,19 @@ def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Fa
     faults.counts["notifications"] = len(messages)
     faults.counts["delivered"] = len(taken)
     faults.counts["same_id_repeats"] = sum(times - 1 for times in taken.values())
+
+
+def _is_overtaken(receipts: Sequence[Receipt]) -> bool:
+    """Whether notify ended a message when the clock had come past the end of its attempt, and the answer came after all.
+
+    A clock that makes up for an outage moves by more in a moment than an attempt may take. An attempt began no later than
+    its receipt was decided, and no earlier than that by more than it may take.
+    """
+    sender, wait_ms = settings().response.sender, settings().response.notify.attempt_wait_ms
+    apart_ms = wait_ms - sender.attempt_timeout_ms - sender.turn_wait_ms
+    answered_ms = [one.decided_at_ms for one in receipts if one.answer_class != "none"]
+    ended_ms = [one.decided_at_ms for one in receipts if one.answer_class == "none"]
+    return bool(answered_ms) and bool(ended_ms) and min(ended_ms) - max(answered_ms) >= apart_ms
 
 
 def _untold(logs: Logs, messages: Iterable[Notification], young_ms: int) -> list[str]:

@@ -259,6 +259,20 @@ def test_messages_that_are_doubled_lost_or_never_written_are_found(run: Said, lo
     assert [fault for fault in faults.lost if reached in fault]
 
 
+def test_two_ends_of_a_message_are_a_fault_unless_the_clock_has_overtaken_its_attempt(run: Said, logs: Logs) -> None:
+    log, at = first(logs, topics.RECEIPTS, lambda entry: Receipt.decode(entry.value).status == "delivered")
+    answer = Receipt.decode(log[at].value)
+    sender, wait_ms = settings().response.sender, settings().response.notify.attempt_wait_ms
+    first_ms = answer.decided_at_ms + wait_ms - sender.attempt_timeout_ms - sender.turn_wait_ms
+    ended = replace(answer, status="cancelled", reason="resolved", answer_class="none")
+    for decided_at_ms, overtaken in ((first_ms - 1, False), (first_ms, True)):
+        log.append(log[at]._replace(value=replace(ended, decided_at_ms=decided_at_ms).encode()))
+        faults = Faults()
+        judge_messages(logs, run.now_ms, run.delivered, faults)
+        assert (len(faults.lost), faults.counts["overtaken"]) == (not overtaken, overtaken)
+        log.pop()
+
+
 def test_the_same_id_again_is_counted_apart(run: Said, logs: Logs) -> None:
     before, after = Faults(), Faults()
     reached = next(name for name, times in run.delivered.items() if times)
