@@ -517,14 +517,22 @@ def test_behind_a_sink_that_takes_nothing_a_join_reads_to_its_bound_and_holds_no
     cluster: KafkaSettings, begin: Callable[..., Worker], faults: BrokerFaults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     #  in the log: 1,000 rows | read: what fills the bound, and the batch that did | the sink takes it: the rest
-    bound, batch, rows, until_taken = 40, 50, 1_000, 6
+    bound, batch, rows = 40, 50, 1_000
+    refused, deliver = threading.Event(), Delivery.deliver
+
+    def refuse(self: Delivery, records: Sequence[Routed], wait_ms: int | None = None) -> list[int]:
+        if not refused.is_set() and any(one.topic == topics.DEAD_LETTERS for one in records):
+            faults.answer(PRODUCE, [KafkaError.NOT_ENOUGH_REPLICAS] * 5_000)
+            refused.set()
+        return deliver(self, records, wait_ms)
+
+    monkeypatch.setattr(Delivery, "deliver", refuse)
     monkeypatch.setattr(hot_path, "DEAD_LETTERS_BOUND", bound)
     monkeypatch.setattr(hot_path, "BATCH_MESSAGES", batch)
     Inputs(cluster).write(topics.OUTPUTS, [row(f"p{number}", score=7) for number in range(rows)])
-    faults.answer(PRODUCE, [KafkaError.NO_ERROR] * until_taken + [KafkaError.NOT_ENOUGH_REPLICAS] * 5_000)
     worker = begin(checkpoint_ms=600_000)
     join, counts = worker.hot_path, worker.hot_path.counts
-    worker.until(lambda: counts["messages_model-outputs"] > 0 and join._delivery.waiting > 0)  # noqa: SLF001
+    worker.until(refused.is_set)
     read, held, beats = counts["messages_model-outputs"], [], [join.beat_s]
     for _ in range(10):
         worker.until(lambda: join.beat_s > beats[-1])
