@@ -53,6 +53,8 @@ def judge(run: Simulation) -> Verdict:
 def _told(run: Simulation, verdict: Verdict) -> None:
     """Hold what each stage was told against what lies in its inputs: what a host skips, no oracle of a stage would miss.
 
+    What a stage skips that was told, the rows of escalate and notify show.
+
     Detect is told anew from its last snapshot on; its findings are compared with the join's sums instead.
     """
     for host in run.joins:
