@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "worker": ("worker", "run stages: join, detect, triage, escalate, notify, or all"),
     "topics": ("topics", "create the topics, or check that they are as they must be"),
     "baseline": ("baseline", "learn what healthy looks like, try it, and publish it"),
-    "produce": ("produce", "send outputs or labels from a file, at a rate or as fast as they once came"),
+    "produce": ("produce", "send outputs or labels from files, at a rate or as fast as they once came"),
     "incidents": ("incidents", "list and show incidents; acknowledge, contain, resolve, comment"),
     "dead-letters": ("dead_letters", "what was refused, where it came from, and why"),
     "status": ("status", "how far each stage has come, and what is open"),

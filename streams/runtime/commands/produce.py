@@ -1,13 +1,16 @@
-"""Send outputs or labels from a file, as fast as they go, at a rate, or as they once came.
+"""Send outputs or labels from files, as fast as they go, at a rate, or as they once came.
 
   tocsin produce outputs.ndjson --config tocsin.toml             as fast as the brokers take them
   tocsin produce labels.parquet --rate 500                       500 rows a second
   tocsin produce history.parquet --end-now                       as if its newest row happened now
   tocsin produce history.parquet --start-now --speed 1           as it once came, beginning now
   tocsin produce outputs.parquet --rows 100                      100 rows a message
+  tocsin produce outputs.ndjson labels.ndjson --end-now          both together, moved by the same
 
 NDJSON (one JSON object a line) or Parquet. A row with made_at_ms and a prediction is an output, one with labelled_at_ms
-and a label is a label; a row with both is sent as both, the label when its time comes.
+and a label is a label; a row with both is sent as both, the label when its time comes. Of several files the row whose time
+comes first is sent first, and --start-now and --end-now move all of them by the same: name outputs and their labels in one
+command, else each file is moved by itself, and labels come before or long after their outputs.
 
 A row that cannot be read is named with its line, counted and left out; the others are sent, and the exit status is 5.
 Rows that will be taken and yet not do what you expect (of the past, of the future, of a model that the settings do not
@@ -17,7 +20,7 @@ list, without a required feature) are sent and counted, with a word of warning.
 import argparse
 import heapq
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +50,13 @@ AGE_MS = 1_000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="outputs, labels or both, NDJSON or Parquet")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="outputs, labels or both, NDJSON or Parquet; several: as one",
+    )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
         "--rate", type=above_0, metavar="N", help="N rows a second (default: as fast as the brokers take them)"
@@ -56,11 +65,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--speed", type=above_0, metavar="X", help="X times as fast as their own times say; 1: as it came"
     )
     shift = parser.add_mutually_exclusive_group()
-    shift.add_argument("--start-now", action="store_true", help="move all times so that the first row happens now")
+    shift.add_argument(
+        "--start-now", action="store_true", help="move all times so that the first row of all files happens now"
+    )
     shift.add_argument(
         "--end-now",
         action="store_true",
-        help="move all times so that the newest row happens now (default: as they stand)",
+        help="move all times so that the newest row of all files happens now (default: as they stand)",
     )
     parser.add_argument(
         "--rows", type=_rows, default=1, metavar="N", help=f"rows a message, 1 to {MOST_ROWS} (default %(default)s)"
@@ -77,7 +88,7 @@ def _rows(text: str) -> int:
 
 @dataclass(slots=True)
 class Sent:
-    """What became of a file."""
+    """What became of the files."""
 
     outputs: int = 0
     labels: int = 0
@@ -85,20 +96,21 @@ class Sent:
     refused: int = 0
     named: list[str] = field(default_factory=list)
 
-    def refuse(self, place: int, error: MalformedRecordError) -> None:
+    def refuse(self, file: str, place: int, error: MalformedRecordError) -> None:
         """Take note of a row that cannot be read."""
         self.refused += 1
         if len(self.named) < MOST_NAMED:
-            self.named.append(f"{place}: {error}")
+            self.named.append(f"{file}:{place}: {error}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, send, and say what was sent."""
     settings = settings_of(arguments)
-    total = count_rows(arguments.file)
+    totals = [count_rows(file) for file in arguments.files]
+    total = None if None in totals else sum(filter(None, totals))
     doubts = _doubts(settings)
     sent = Sent()
-    records = in_time(read_rows(arguments.file), sent)
+    records = _merged(arguments.files, sent)
     by_ms = _shift_ms(arguments)
     if by_ms != 0:
         records = shifted(records, by_ms)
@@ -111,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     finally:
         for said in sent.named:
-            complain(plain(f"{arguments.file.name}:{said}"))
+            complain(plain(said))
         for said in doubts.said():
             complain(f"beware: {said}")
     if arguments.json:
@@ -187,15 +199,20 @@ def _send(
     sent.messages = rows.acknowledged_messages
 
 
-def in_time(rows: Iterable[Row], sent: Sent) -> Iterator[Output | Label]:
-    """Read rows into records; a label that stands beside its output waits for its own time."""
+def _merged(files: Sequence[Path], sent: Sent) -> Iterator[Output | Label]:
+    """Read files side by side, each in its order: of their next records the one whose time comes first."""
+    return heapq.merge(*(in_time(read_rows(file), sent, file.name) for file in files), key=event_ms)
+
+
+def in_time(rows: Iterable[Row], sent: Sent, file: str) -> Iterator[Output | Label]:
+    """Read rows of a file into records; a label that stands beside its output waits for its own time."""
     waiting: list[tuple[int, int, Label]] = []
     for row in rows:
         try:
             record, _ = checked(row.record())
             beside = row.label_beside() if isinstance(record, Output) else None
         except MalformedRecordError as error:
-            sent.refuse(row.place, error)
+            sent.refuse(file, row.place, error)
             continue
         now_ms = event_ms(record)
         while waiting and waiting[0][0] <= now_ms:
@@ -213,12 +230,12 @@ def event_ms(record: Output | Label) -> int:
 
 
 def _shift_ms(arguments: argparse.Namespace) -> int:
-    """Return by what all times are moved; for that the file is read once more."""
+    """Return by what all times are moved; for that the files are read once more."""
     if not (arguments.start_now or arguments.end_now):
         return 0
     if arguments.start_now and (arguments.speed or 1) > 1:
         raise CommandError(Exit.USAGE, "--start-now with --speed above 1 makes rows of the future, which are refused")
-    times = (event_ms(record) for record in in_time(read_rows(arguments.file), Sent()))
+    times = map(event_ms, _merged(arguments.files, Sent()))
     at_ms = next(times, None) if arguments.start_now else max(times, default=None)
     return 0 if at_ms is None else wall_ms() - at_ms
 

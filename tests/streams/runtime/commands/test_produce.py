@@ -15,6 +15,7 @@ from schemas.closed import Closed
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime.commands.produce import Sent, event_ms, in_time, shifted
+from streams.runtime.producer import Rows
 from streams.runtime.row_files import Row
 from streams.runtime.terminal import Exit
 
@@ -115,7 +116,7 @@ def test_a_label_beside_its_output_waits_for_its_own_time() -> None:
         output("b", 10),
         output("c", 20, label=0, labelled_at_ms=99),
     )
-    sent = [(type(record).__name__, record.prediction_id) for record in in_time(given, Sent())]
+    sent = [(type(record).__name__, record.prediction_id) for record in in_time(given, Sent(), "rows")]
     assert sent == [("Output", "a"), ("Output", "b"), ("Label", "a"), ("Output", "c"), ("Label", "c")]
 
 
@@ -260,3 +261,46 @@ def test_the_newest_row_happens_now_and_no_row_of_the_future_is_made(tocsin: Toc
     assert before_ms <= newest_ms <= time.time_ns() // 1_000_000
     status, _, err = tocsin("produce", str(file), "--start-now", "--speed", "60")
     assert (status, "future" in err) == (Exit.USAGE, True)
+
+
+def test_outputs_and_labels_of_two_files_are_moved_by_the_same_and_sent_in_their_order(
+    tocsin: Tocsin, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  outputs  a.....b.....c                 labels  .....a.....b.....c
+    #           0     10    20                             5      15     25: now
+    for topic in ("two.model-outputs", "two.labels", "first.model-outputs", "first.labels"):
+        AdminClient({"bootstrap.servers": broker}).list_topics(topic, timeout=10)
+    outputs, labels = tmp_path / "outputs.ndjson", tmp_path / "labels.ndjson"
+    names = ("a", "b", "c")
+    made = [output(name, BEGINS_MS + 10_000 * at) for at, name in enumerate(names)]
+    outputs.write_text("\n".join(map(json.dumps, made)))
+    learned = [
+        {"prediction_id": name, "model": "m", "label": 1, "labelled_at_ms": BEGINS_MS + 10_000 * at + 5_000}
+        for at, name in enumerate(names)
+    ]
+    labels.write_text("\n".join(map(json.dumps, [*learned, {"label": 1}])))
+    sent: list[str] = []
+    send = Rows.send
+
+    def noted(rows: Rows, record: Output | Label) -> None:
+        sent.append(f"{type(record).__name__} {record.prediction_id}")
+        send(rows, record)
+
+    monkeypatch.setattr(Rows, "send", noted)
+    before_ms = time.time_ns() // 1_000_000
+    status, out, err = tocsin("produce", str(labels), str(outputs), "--end-now", "--topic-prefix", "two.")
+    assert (status, out) == (Exit.DATA, "sent 3 outputs and 3 labels in 6 messages\n")
+    assert "labels.ndjson:4: label.prediction_id" in err
+    assert sent == ["Output a", "Label a", "Output b", "Label b", "Output c", "Label c"]
+    found = [
+        json.loads(value) for topic in ("model-outputs", "labels") for _, _, value in written(broker, "two." + topic)
+    ]
+    times = {(one["prediction_id"], "label" in one): one.get("labelled_at_ms", one.get("made_at_ms")) for one in found}
+    for at, name in enumerate(names):
+        assert times[name, False] - times["a", False] == 10_000 * at
+        assert times[name, True] - times[name, False] == 5_000
+    assert before_ms <= times["c", True] <= time.time_ns() // 1_000_000
+
+    assert tocsin("produce", str(labels), str(outputs), "--start-now", "--topic-prefix", "first.")[0] == Exit.DATA
+    first_ms = min(json.loads(value)["made_at_ms"] for _, _, value in written(broker, "first.model-outputs"))
+    assert before_ms <= first_ms <= time.time_ns() // 1_000_000
