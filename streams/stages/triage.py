@@ -124,6 +124,24 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True, tag="deployments"):
     latest: tuple[Change, ...] = ()
 
 
+def severity_of(settings: TriageSettings, finding: Finding) -> Severity:
+    """Severity follows from the kind, never from the size of a statistic."""
+    rule = kind_rule(settings.kinds, settings.unknown_kind, finding.kind)
+    if rule.without_sla is not None and finding.model not in settings.models_with_sla:
+        return Severity(rule.without_sla)
+    return Severity(rule.severity)
+
+
+def hold_down_ms(settings: TriageSettings, finding: Finding) -> int:
+    """Return how long a finding has to fire before it opens an incident by itself."""
+    own_ms = kind_rule(settings.kinds, settings.unknown_kind, finding.kind).open_after_ms
+    return _hold_downs(settings, severity_of(settings, finding)).open_after_ms if own_ms is None else own_ms
+
+
+def _hold_downs(settings: TriageSettings, severity: int) -> HoldDowns:
+    return {str(key): rule for key, rule in settings.rules.hold_downs.items()}[str(int(severity))]
+
+
 class Triage:
     """One partition of triage.
 
@@ -232,7 +250,7 @@ class Triage:
         self._cases.discard(name)
 
     def _hold_downs(self, severity: int) -> HoldDowns:
-        return {str(key): rule for key, rule in self._rules.hold_downs.items()}[str(int(severity))]
+        return _hold_downs(self._settings, severity)
 
     def _case_timers(self, case: Case) -> dict[str, int]:
         """Derive what is due of an incident from its row alone."""
@@ -268,16 +286,10 @@ class Triage:
         return kind_rule(self._settings.kinds, self._settings.unknown_kind, kind)
 
     def _severity(self, finding: Finding) -> Severity:
-        """Severity follows from the kind, never from the size of a statistic."""
-        rule = self._rule(finding.kind)
-        if rule.without_sla is not None and finding.model not in self._settings.models_with_sla:
-            return Severity(rule.without_sla)
-        return Severity(rule.severity)
+        return severity_of(self._settings, finding)
 
     def _opens_ms(self, finding: Finding) -> int:
-        own_ms = self._rule(finding.kind).open_after_ms
-        wait_ms = self._hold_downs(self._severity(finding)).open_after_ms if own_ms is None else own_ms
-        return finding.decided_at_ms + wait_ms
+        return finding.decided_at_ms + hold_down_ms(self._settings, finding)
 
     def _finding(self, finding: Finding) -> list[TriageOut]:
         seen = self._findings.get(finding.finding_id)

@@ -1,4 +1,4 @@
-"""Say how far each stage has come, what is open, what was spent of the budget, and what is missing.
+"""Say how far each stage has come, what is open or about to be, what was spent of the budget, and what is missing.
 
   tocsin status --config tocsin.toml           for people
   tocsin status --config tocsin.toml --json    one object, for a probe
@@ -8,34 +8,51 @@ stands since no worker tells the time, or rows lie in other partitions than the 
 """
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from config.settings import Settings
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
+from schemas.finding import Finding
 from schemas.incident import Incident
 from schemas.receipt import Receipt
+from schemas.response import TriageSettings
 from schemas.through import Through
 from streams.runtime import topics
 from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.lines import plain
-from streams.runtime.reading import TAIL, Reader, Told, counted_through_ms, told_time, wall_ms
+from streams.runtime.reading import Reader, Told, counted_through_ms, told_time, wall_ms
 from streams.runtime.sampling import sample
 from streams.runtime.spending import Spending, spending
 from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
+from streams.stages.policy import kind_rule
+from streams.stages.triage import hold_down_ms
 
 MUST = ("model-outputs", "labels", "window-stats", "findings", "ledger", "clock", "incidents-latest", "dead-letters")
 BEHIND_MS = 60_000
 """How far beyond what the waits explain a stage may be behind before it is asked whether it runs."""
 MOST_LETTERS = 10_000
 """Records of a partition of the dead letters that are counted."""
+MOST_FINDINGS = 4_000
+"""Records of a partition of the findings that are looked at, marks of time too: at a tick of 10 s, those of 11 hours."""
 MOST_RECEIPTS = 4_000
 """Records of a partition of the receipts that are looked at."""
 MOST_NAMED = 5
-"""Models without settings, and incidents, that are named one by one."""
+"""Models without settings, incidents and findings that are named one by one."""
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding that fires, and when an incident opens with it unless it clears before."""
+
+    finding_id: str
+    model: str
+    kind: str
+    opens_at_ms: int
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +74,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Of the same, those of models that the settings do not list, by model.
     open_incidents
         By severity, for instance `SEV-2`.
+    in_hold_down
+        Findings, among the newest `MOST_FINDINGS` records of each partition, that fire and have no incident yet.
     spending
         What was spent of the budget of false pages in the last week, by model and ledger.
     dead_letters, dead_letters_all
@@ -75,6 +94,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     misplaced_rows: dict[str, int]
     unlisted_rows: dict[str, int]
     open_incidents: dict[str, int]
+    in_hold_down: list[Held]
     spending: Spending
     dead_letters: int
     dead_letters_all: bool
@@ -112,8 +132,9 @@ def look(reader: Reader, settings: Settings) -> Status:
     letters, are_all = _letters(reader) if "dead-letters" in there else (0, True)
     told = told_time(reader, settings.worker) if "clock" in there else Told(None, moves=False)
     joined = counted_through_ms(reader) if "window-stats" in there else {}
-    detected = _detected(reader) if "findings" in there else {}
+    detected, said = _found(reader) if "findings" in there else ({}, {})
     samples = {name: sample(reader, settings.models, name) for name in (topics.OUTPUTS, topics.LABELS) if name in there}
+    with_sla = frozenset(name for name, model in settings.models.items() if model.sla_accuracy is not None)
     unlisted = Counter[str]()
     for one in samples.values():
         unlisted.update(one.unlisted)
@@ -132,6 +153,9 @@ def look(reader: Reader, settings: Settings) -> Status:
         misplaced_rows={name: one.misplaced for name, one in samples.items()},
         unlisted_rows=unlisted,
         open_incidents=dict(sorted(Counter(one.severity.display for one in open_ones).items())),
+        in_hold_down=_held(
+            settings.response.triage_settings(with_sla), min(detected.values(), default=0), said.values(), open_ones
+        ),
         spending=spending(reader, settings.budget()),
         dead_letters=letters,
         dead_letters_all=are_all,
@@ -151,15 +175,44 @@ def _letters(reader: Reader) -> tuple[int, bool]:
     return letters, all(high - low <= MOST_LETTERS for low, high in bounds)
 
 
-def _detected(reader: Reader) -> dict[int, int]:
+def _found(reader: Reader) -> tuple[dict[int, int], dict[str, list[Finding]]]:
+    """Return through when each partition is judged, and what was said of each finding, oldest first."""
     through: dict[int, int] = {}
-    for read in reader.all("findings", last=TAIL):
-        try:
+    said: dict[str, list[Finding]] = {}
+    for read in reader.all("findings", last=MOST_FINDINGS):
+        with suppress(MalformedRecordError):  # it is the other, or a foreign record
             mark = Through.decode(read.value)
-        except MalformedRecordError:  # a finding
+            through[read.partition] = max(through.get(read.partition, 0), mark.through_ms)
             continue
-        through[read.partition] = max(through.get(read.partition, 0), mark.through_ms)
-    return dict(sorted(through.items()))
+        with suppress(MalformedRecordError):
+            finding = Finding.decode(read.value)
+            said.setdefault(finding.finding_id, []).append(finding)
+    return dict(sorted(through.items())), said
+
+
+def _held(
+    settings: TriageSettings, through_ms: int, said: Iterable[Sequence[Finding]], open_ones: Iterable[Incident]
+) -> list[Held]:
+    """Name findings whose hold-down is not over; what fires beside an open incident of its group goes into that."""
+    groups: defaultdict[tuple[str, str], list[tuple[int, Finding]]] = defaultdict(list)
+    for revisions in said:
+        last = revisions[-1]
+        if last.state == "firing":
+            cleared = [at for at, one in enumerate(revisions) if one.state == "cleared"]
+            since_ms = revisions[cleared[-1] + 1 if cleared else 0].decided_at_ms
+            rule = kind_rule(settings.kinds, settings.unknown_kind, last.kind)
+            groups[last.model, rule.incident_class].append((since_ms + hold_down_ms(settings, last), last))
+    for one in open_ones:
+        groups.pop((one.model, one.incident_class), None)
+    held = []
+    for waiting in groups.values():
+        opens_ms = min(at_ms for at_ms, _ in waiting)
+        if opens_ms > through_ms:
+            held += [
+                Held(finding_id=one.finding_id, model=one.model, kind=one.kind, opens_at_ms=opens_ms)
+                for _, one in waiting
+            ]
+    return sorted(held, key=lambda one: (one.opens_at_ms, one.model, one.finding_id))
 
 
 def _behind(settings: Settings, told: Told, joined: dict[int, int], detected: dict[int, int]) -> list[str]:
@@ -223,6 +276,11 @@ def _tell(status: Status, settings: Settings) -> None:
     _tell_spending(status.spending)
     said = ", ".join(f"{count} of {severity}" for severity, count in status.open_incidents.items())
     say(f"open           {said or 'no incident'}")
+    if held := status.in_hold_down:
+        named = ", ".join(dict.fromkeys(f"{plain(one.kind)} of {plain(one.model)}" for one in held[:MOST_NAMED]))
+        more = f" and {len(held) - MOST_NAMED} more" if len(held) > MOST_NAMED else ""
+        first = f"the first opens an incident at {at(held[0].opens_at_ms)} unless it clears"
+        say(f"in hold-down   {len(held)} findings, {first}: {named}{more}")
     say(
         f"dead letters   {'' if status.dead_letters_all else 'at least '}{status.dead_letters:,} kept"
         + (", see `tocsin dead-letters list`" if status.dead_letters else "")

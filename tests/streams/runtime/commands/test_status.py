@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from confluent_kafka import murmur2
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.dead_letter import DeadLetter, SentAgain
+from schemas.finding import Effect, Finding
 from schemas.incident import Incident, Status
 from schemas.ledger_entry import LedgerEntry
 from schemas.receipt import Receipt, ReceiptStatus
@@ -283,3 +284,56 @@ def test_a_broker_that_does_not_answer_has_its_own_status(
 def test_a_faulty_file_is_named_before_any_broker_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "--config", str(FAULTS / "many_at_once.toml")]) == Exit.SETTINGS
     assert len(capsys.readouterr().err.splitlines()) == 6
+
+
+def finding(name: str, model: str, kind: str, decided_at_ms: int, **changes: Any) -> Finding:  # noqa: ANN401
+    found = Finding(
+        finding_id=name, state="firing", tenant="default", environment="production", model=model, lane="*",
+        detector=kind, kind=kind, ledger="page", guarantee="budget", alarm_tick_ms=decided_at_ms,
+        decided_at_ms=decided_at_ms, onset_from_ms=decided_at_ms - 60_000, onset_to_ms=decided_at_ms,
+        effect=Effect(observed=0.8, expected=0.9, unit="accuracy"), n=400, log_evidence=21.0, baseline_version=1,
+    )  # fmt: skip
+    return replace(found, **changes)
+
+
+def test_findings_that_fire_and_have_no_incident_yet_are_told_with_the_time_when_one_opens(
+    tocsin: Tocsin, put: Put, broker: str, tmp_path: Path
+) -> None:
+    #  a fires, and is said again | c clears | d clears, and fires again | e has an incident beside it | f is over its wait
+    prefix = "held."
+    for topic in MUST:
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    put(prefix + "clock", None, Clock(now_ms=NOW_MS).encode(), 0)
+    settings = tmp_path / "tocsin.toml"
+    settings.write_text("[triage.hold_downs.3]\nopen_after_ms = 600_000\n")
+    began_ms = NOW_MS - 200_000
+    first = finding("a", "m", "confidence_drop", began_ms)
+    said = [
+        first,
+        replace(first, revision=1, decided_at_ms=NOW_MS - 10_000),
+        gone := finding("c", "n", "confidence_drop", began_ms),
+        replace(gone, state="cleared", revision=1),
+        back := finding("d", "o", "confidence_drop", began_ms),
+        replace(back, state="cleared", revision=1),
+        replace(back, revision=2, decided_at_ms=NOW_MS - 50_000),
+        finding("e", "p", "confidence_drop", began_ms),
+        finding("f", "q", "confidence_drop", NOW_MS - 5_000_000),
+    ]
+    for one in said:
+        put(prefix + "findings", one.model.encode(), one.encode(), 0)
+    put(prefix + "findings", None, Through(partition=0, through_ms=NOW_MS).encode(), 0)
+    sample = Incident.decode((FAULTS.parents[1] / "golden" / "wire" / "incident" / "1.json").read_bytes())
+    opened = replace(sample, model="p", incident_class="model_quality", status=Status.INVESTIGATING)
+    put(prefix + "incidents-latest", opened.incident_id.encode(), opened.encode(), 0)
+    words = ("status", "--topic-prefix", prefix, "--config", str(settings))
+    found = json.loads(tocsin(*words, "--json")[1])["in_hold_down"]
+    wait_ms = 600_000
+    assert [(one["finding_id"], one["opens_at_ms"]) for one in found] == [
+        ("a", began_ms + wait_ms),
+        ("d", NOW_MS - 50_000 + wait_ms),
+    ]
+    out = tocsin(*words)[1]
+    assert (
+        f"in hold-down   2 findings, the first opens an incident at {at(began_ms + wait_ms)} unless it clears: " in out
+    )
+    assert "confidence_drop of m, confidence_drop of o" in out
