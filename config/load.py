@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from config import files
 from config.fault import Fault, SettingsError
 from config.lines import SettingPath, lines_of
 from config.reader import Branch, Given, Table, cause_of, duration_text, layered
@@ -123,8 +124,7 @@ def _overspent(settings: Settings) -> list[str]:
 
 def _from_file(file: Path, faults: list[Fault]) -> Branch:
     try:
-        with file.open("rb") as opened:
-            read = opened.read(MOST_BYTES + 1)
+        read = files.read(file, MOST_BYTES)
         text = "" if len(read) > MOST_BYTES else read.decode().replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         got = cause_of(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from config import files
 from config.fault import UNSHOWN, Fault
 
 EnumT = TypeVar("EnumT", bound=str)
@@ -186,7 +187,7 @@ class Table:
         """Note a file that cannot be read; an empty path is none."""
         try:
             if path:
-                Path(path).open("rb").close()
+                files.check(Path(path))
         except (OSError, ValueError) as error:
             self.note(
                 name, "a file that can be read", cause_of(error), "name one that is there, readable by this process"
@@ -211,8 +212,7 @@ class Table:
         """Read a file that holds a secret and perhaps a line end; where it cannot be read, that is the one fault."""
         remedy = "let it hold the secret, readable by this process, and nothing else"
         try:
-            with Path(file).open("rb") as opened:
-                text = opened.read(MOST_SECRET_BYTES + 1).decode().rstrip("\r\n")
+            text = files.read(Path(file), MOST_SECRET_BYTES).decode().rstrip("\r\n")
         except (OSError, ValueError) as error:
             self.note(name, "a file that can be read", cause_of(error), remedy)
             return ""

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from config.fault import SettingsError
-from streams.runtime.terminal import MEANINGS, CommandError, Exit, Teaching, complain, flush
+from streams.runtime.terminal import MEANINGS, CommandError, Exit, Parser, Teaching, complain, flush
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("demo", "see it ring: a model goes wrong, an incident opens, somebody is told; nothing to install"),
@@ -60,7 +60,13 @@ def run(words: Sequence[str]) -> int:
         return Exit.USAGE
     chosen = COMMANDS.get(words[0])
     if chosen is None:
-        parser.parse_args(words)  # --help, --version, or what it has to say of anything else; it does not return
+        try:
+            parser.parse_args(words)  # --help, --version, or what it has to say of anything else; it does not return
+        except CommandError as error:
+            complain(f"tocsin: {error}")
+            return error.status
+        except BrokenPipeError:
+            return Exit.DONE
         return Exit.USAGE
     logging.getLogger().addHandler(
         logging.NullHandler()
@@ -69,7 +75,7 @@ def run(words: Sequence[str]) -> int:
     status: int = Exit.DONE
     try:
         command = import_module(f"streams.runtime.commands.{chosen[0]}")
-        own = argparse.ArgumentParser(
+        own = Parser(
             prog=f"tocsin {words[0]}", description=command.__doc__, formatter_class=Teaching, allow_abbrev=False
         )
         command.configure(own)
@@ -110,11 +116,11 @@ def _end(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     width = max(map(len, COMMANDS))
     lines = ["commands:", *(f"  {name.ljust(width)}  {what}" for name, (_, what) in COMMANDS.items()), ""]
     statuses = ["exit status:", *(f"  {status.value:>3}  {meaning}" for status, meaning in MEANINGS.items())]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tocsin",
         usage="tocsin COMMAND ...",
         description="A warning bell for deployed models that are operationally healthy but wrong.",

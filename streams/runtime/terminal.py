@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from textwrap import dedent
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from schemas.instant import to_wire
 from streams.runtime.lines import json_line, plain
@@ -146,6 +146,18 @@ def lasting(ms: int) -> str:
         if count:
             parts.append(f"{count} {unit}")
     return " ".join(parts[:2])
+
+
+class Parser(argparse.ArgumentParser):
+    """Understands words; help that cannot be written is an error as of `say`, and no success."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401 -- as the library has it
+        if file is None or file is not sys.stdout:
+            super()._print_message(message, file)
+            return
+        with _to_output():
+            file.write(message)
+            file.flush()
 
 
 class Teaching(argparse.HelpFormatter):

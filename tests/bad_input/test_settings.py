@@ -1,5 +1,7 @@
 """A file of settings, whatever stands in it, is settings or a list of faults, each with its place."""
 
+import os
+import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from config import files
 from config.fault import SettingsError
 from config.load import DEFAULT_FILE, RESPONSE_FILE, load
 from streams.runtime.cli import run
@@ -118,6 +121,37 @@ def test_a_name_of_a_file_that_no_system_takes_is_named_and_no_traceback(capsys:
     assert run(["produce", "a\0b"]) == Exit.DATA
     assert run(["schema", "--all", "a\0b"]) == Exit.DATA
     assert capsys.readouterr().err.count("embedded null byte") == 2
+
+
+@pytest.fixture
+def pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a pipe into which nobody writes, and be less patient with it."""
+    monkeypatch.setattr(files, "SILENT_WAIT_S", 0.5)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path
+
+
+def test_a_pipe_that_says_nothing_is_a_fault_after_a_while(pipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "check", str(pipe)]) == Exit.SETTINGS
+    assert "expected a TOML file, got a pipe into which nobody wrote for 0.5 s" in capsys.readouterr().out
+    with pytest.raises(SettingsError, match=r"password_file: .* got a pipe into which nobody wrote"):
+        load(None, {"TOCSIN__KAFKA__SECURITY__PASSWORD_FILE": str(pipe)}, {}, lambda _: [])
+
+
+def test_a_pipe_into_which_somebody_writes_is_a_file(pipe: Path) -> None:
+    writing = threading.Thread(target=pipe.write_text, args=('tenant = "acme"\n',))
+    writing.start()
+    assert load(pipe, {}, {}, lambda _: []).tenant == "acme"
+    writing.join()
+
+
+def test_a_folder_is_no_file_of_settings_and_none_of_authorities(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="got Is a directory"):
+        load(tmp_path, {}, {}, lambda _: [])
+    variables = {"TOCSIN__KAFKA__SECURITY__PROTOCOL": "SSL", "TOCSIN__KAFKA__SECURITY__CA_FILE": str(tmp_path)}
+    with pytest.raises(SettingsError, match=r"ca_file: .* got Is a directory"):
+        load(None, variables, {}, lambda _: [])
 
 
 @pytest.mark.parametrize("text", ["a." * 3_000 + "b = 1", "[" * 100_000, "\ufeffa = 1", "\0", "a = 1\ra = 2"])

@@ -1,6 +1,7 @@
 """The command `tocsin`: it teaches, it starts fast, and its exit status says what happened."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -367,6 +368,21 @@ def test_output_that_cannot_be_written_is_one_line_and_a_status() -> None:
     )
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "who"), [(["--help"], "tocsin"), (["--version"], "tocsin"), (["produce", "--help"], "tocsin produce")]
+)
+def test_help_that_cannot_be_written_is_one_line_and_a_status(words: list[str], who: str, unbuffered: str) -> None:
+    call = [sys.executable, "-c", CALL, *words]
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environ)
+    said = f"{who}: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (Exit.DATA, said)
+    whole = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert (whole.returncode, whole.stderr, "tocsin" in whole.stdout) == (Exit.DONE, "", True)
+
+
 def test_without_standard_error_a_command_still_ends_with_its_status() -> None:
     call = ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", CALL, "config", "check", "nowhere.toml"]
     assert subprocess.run(call, stdout=subprocess.PIPE, check=False).returncode == Exit.SETTINGS
@@ -391,3 +407,28 @@ def test_who_interrupts_while_a_command_is_loaded_sees_no_traceback(
     monkeypatch.setattr("streams.runtime.cli.import_module", interrupted)
     assert run(["status"]) == Exit.INTERRUPTED
     assert capsys.readouterr().err == "tocsin status: interrupted\n"
+
+
+def test_who_interrupts_before_anything_is_loaded_sees_no_traceback() -> None:
+    program = """
+import sys
+from streams.runtime.begin import main
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "streams.runtime.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (Exit.INTERRUPTED, "", "tocsin: interrupted\n")
+
+
+def test_the_command_begins_with_next_to_nothing_loaded() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import streams.runtime.begin; print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [one for one in done.stdout.split() if one.startswith(("streams", "schemas", "config"))] == [
+        "streams", "streams.runtime", "streams.runtime.begin",
+    ]  # fmt: skip
