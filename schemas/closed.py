@@ -19,9 +19,15 @@ class Closed(Record, frozen=True, kw_only=True, tag_field="record", tag="closed"
         End of the last closed tick.
     cause
         What moved the watermark past it: `records`, `idle` (the partition was at its edge) or `clock`.
+    sampled, misplaced
+        Rows of both input topics that count in a tick which ends at or before `through_ms`, since the partition began: those
+        whose partition was compared with that of their id, and of these those that belong to another one. 0 from a join
+        that did not say so yet.
     """
 
     source_partition: Count
     source_partitions: Ordinal
     through_ms: Millis
     cause: Literal["records", "idle", "clock"]
+    sampled: Count = 0
+    misplaced: Count = 0

@@ -39,7 +39,16 @@ from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hash
 from streams.runtime.plain import EMPTY_IS_ABSENT, OF_MODELS, Kind, Scanned, Scanner, Scope, Wanted
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Headers
-from streams.stages.batch import BatchT, Coded, FeatureColumn, LabelBatch, OutputBatch, merged
+from streams.stages.batch import (
+    NOT_LOOKED_AT,
+    BatchT,
+    Coded,
+    FeatureColumn,
+    Ints,
+    LabelBatch,
+    OutputBatch,
+    merged,
+)
 
 CHUNK_ROWS = 1_000
 """Rows whose Python objects are held at once: few enough to stay in the processor's cache."""
@@ -48,7 +57,9 @@ MOST_ROWS = 65_536
 TEXT_BYTES = 65_536
 """A text longer than this is cut, and counted."""
 SAMPLED_IDS = 100
-"""Row ids of a batch whose partition is checked."""
+"""Row ids of a batch whose partition is checked for the log, the metrics and the probes."""
+LOOKED_AT_ONE_IN = 64
+"""Rows of which one is looked at for `Closed`: those whose hash is a multiple, so that neither batches nor restarts choose."""
 
 _SINGLE_MAX = float(np.finfo(np.float32).max)
 _ABSENT = float("nan")
@@ -358,12 +369,19 @@ class Edge(ABC, Generic[BatchT]):
             scanned.data[start : start + length]
             for start, length in zip(starts[::step].tolist(), lengths[::step].tolist(), strict=True)
         ]
+        id_hash = identity_hashes(model.values, model.codes, scanned.column("id_hash"))
+
+        def ids(rows: Ints) -> list[bytes]:
+            where = zip(starts[rows].tolist(), lengths[rows].tolist(), strict=True)
+            return [scanned.data[start : start + length] for start, length in where]
+
         place = _Place(
             messages=messages,
             offset=np.array(messages.offset, np.int64)[at],
             row=(np.arange(scanned.rows) - first[at]).astype(np.int32),
             broker_ms=np.array(messages.broker_ms, np.int64)[at],
-            id_hash=identity_hashes(model.values, model.codes, scanned.column("id_hash")),
+            id_hash=id_hash,
+            misplaced=self._misplaced(messages.partition, id_hash, ids),
             model=model,
             dead=0,
         )
@@ -375,6 +393,15 @@ class Edge(ABC, Generic[BatchT]):
             mismatched=sum(murmur2(one, self._partitions) != messages.partition for one in sample),
             cut_texts=sum(_long_texts(messages.value[one] or b"") for one in long),
         )
+
+    def _misplaced(
+        self, partition: int, id_hash: npt.NDArray[np.uint64], ids: Callable[[Ints], Sequence[bytes]]
+    ) -> npt.NDArray[np.int8]:
+        """Say of one row in `LOOKED_AT_ONE_IN` whether it belongs to another partition; `ids` gives those of some rows."""
+        misplaced = np.full(len(id_hash), NOT_LOOKED_AT, np.int8)
+        rows = np.flatnonzero(id_hash % np.uint64(LOOKED_AT_ONE_IN) == 0)
+        misplaced[rows] = [murmur2(one, self._partitions) != partition for one in ids(rows)]
+        return misplaced
 
     @abstractmethod
     def _batch_of_plain(self, scanned: Scanned, place: "_Place") -> BatchT:
@@ -617,12 +644,16 @@ class Edge(ABC, Generic[BatchT]):
         step = max(1, len(ids) // SAMPLED_IDS)
         sample = ids[::step]
         strangers = sum(murmur2(one.encode(), self._partitions) != messages.partition for one in sample)
+        id_hash = id_hashes(id_of_model.values, id_of_model.codes, ids)
         columns = _Place(
             messages=messages,
             offset=np.array(messages.offset, np.int64)[at],
             row=row,
             broker_ms=np.array(messages.broker_ms, np.int64)[at],
-            id_hash=id_hashes(id_of_model.values, id_of_model.codes, ids),
+            id_hash=id_hash,
+            misplaced=self._misplaced(
+                messages.partition, id_hash, lambda rows: [ids[place].encode() for place in rows.tolist()]
+            ),
             model=id_of_model,
             dead=len(taken.dead),
         )
@@ -644,6 +675,7 @@ class _Place:
     row: npt.NDArray[np.int32]
     broker_ms: npt.NDArray[np.int64]
     id_hash: npt.NDArray[np.uint64]
+    misplaced: npt.NDArray[np.int8]
     model: Coded
     dead: int
 
@@ -657,6 +689,7 @@ class _Place:
             "row": self.row,
             "broker_ms": self.broker_ms,
             "id_hash": self.id_hash,
+            "misplaced": self.misplaced,
             "model": self.model,
             "dead": self.dead,
         }

@@ -10,6 +10,9 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Singles = npt.NDArray[np.float32]
 
+NOT_LOOKED_AT, IN_PLACE, MISPLACED = -1, 0, 1
+"""Whether a row lies in the partition of its id."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coded:
@@ -61,6 +64,9 @@ class OutputBatch:
         The broker's time of the message.
     id_hash
         64-bit hash of (model, prediction id), stable across processes and machines.
+    misplaced
+        `int8[n]`: `MISPLACED` where the id belongs to another partition, `IN_PLACE` where not, `NOT_LOOKED_AT` elsewhere.
+        Which rows are looked at follows from the row alone.
     model, version
         Names, coded.
     prediction
@@ -82,6 +88,7 @@ class OutputBatch:
     row: npt.NDArray[np.int32]
     broker_ms: Ints
     id_hash: npt.NDArray[np.uint64]
+    misplaced: npt.NDArray[np.int8]
     made_at_ms: Ints
     model: Coded
     version: Coded
@@ -117,6 +124,7 @@ class LabelBatch:
     row: npt.NDArray[np.int32]
     broker_ms: Ints
     id_hash: npt.NDArray[np.uint64]
+    misplaced: npt.NDArray[np.int8]
     labelled_at_ms: Ints
     model: Coded
     label: npt.NDArray[np.uint32]

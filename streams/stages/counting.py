@@ -257,6 +257,7 @@ class Counting:
         self._plans: dict[tuple[str, int], _Plan] = {}
         self._open: dict[int, dict[str, _Counts]] = {}
         self._offsets: dict[int, dict[str, tuple[int, int]]] = {}
+        self._looked_at: dict[int, tuple[int, int]] = {}
         self._at_risk: dict[str, _AtRisk] = {}
         self._touched: set[int] = set()
         self._warm: set[int] = set()
@@ -266,6 +267,8 @@ class Counting:
         self._closed_through = 0
         self.closed_labelled = 0
         self.closed_expired = 0
+        self.closed_sampled = 0
+        self.closed_misplaced = 0
 
     # -- which bins
 
@@ -308,6 +311,15 @@ class Counting:
                 first = of.get(topic, (int(offsets[start]), 0))[0]
                 of[topic] = (first, int(offsets[end - 1]) + 1)
                 self._touched.add(tick)
+
+    def look_at(self, ticks: Ints, misplaced: npt.NDArray[np.bool_]) -> None:
+        """Count rows whose partition was compared with that of their id, by their counting ticks."""
+        unique, inverse = np.unique(ticks, return_inverse=True)
+        wrong = np.bincount(inverse[misplaced], minlength=len(unique)).tolist()
+        for tick, n, of_them in zip(unique.tolist(), np.bincount(inverse).tolist(), wrong, strict=True):
+            before = self._looked_at.get(tick, (0, 0))
+            self._looked_at[tick] = before[0] + n, before[1] + of_them
+            self._touched.add(tick)
 
     def count(
         self, of: str, model: str, cells: Ints, ticks: Ints, rows_under: Callable[[Binning, Ints], Rows | None]
@@ -388,14 +400,14 @@ class Counting:
 
     def _first(self) -> int | None:
         """Return the first tick with anything in it: a row, an offset, or an output at risk right after the last one."""
-        ticks = [*self._open, *self._offsets]
+        ticks = [*self._open, *self._offsets, *self._looked_at]
         if self._ages and self._at_risk:
             ticks.append(self._closed_through)
         return min(ticks, default=None)
 
     def _next(self, tick: int) -> int | None:
         self._closed_through = tick
-        ticks = [*self._open, *self._offsets]
+        ticks = [*self._open, *self._offsets, *self._looked_at]
         if self._ages:
             ticks += [at for model in self._at_risk for at in self._next_at_risk(model, tick)]
         return min(ticks, default=None)
@@ -422,6 +434,9 @@ class Counting:
     def _close(self, tick: int) -> None:
         open_counts = self._open.pop(tick, {})
         offsets = self._offsets.pop(tick, {})
+        sampled, misplaced = self._looked_at.pop(tick, (0, 0))
+        self.closed_sampled += sampled
+        self.closed_misplaced += misplaced
         self._touched.discard(tick)
         sends: list[Send] = []
         for model in sorted({*open_counts, *(self._at_risk if self._ages else ())}):
@@ -536,7 +551,8 @@ class Counting:
 
     def write(self, writer: BlockWriter) -> None:
         """Write the open ticks that changed, and the closed ones that are new."""
-        for tick in [tick for tick in self._open_runs if tick not in self._open and tick not in self._offsets]:
+        held = {*self._open, *self._offsets, *self._looked_at}
+        for tick in [tick for tick in self._open_runs if tick not in held]:
             writer.retire(self._open_runs.pop(tick))
         for tick in self._warm - self._touched:
             for counts in self._open.get(tick, {}).values():
@@ -578,7 +594,12 @@ class Counting:
                     "entries": [len(index), len(lane_index), resolved.shape[1]],
                 }
             )
-        header = {"tick": tick, "offsets": self._offsets.get(tick, {}), "models": models}
+        header = {
+            "tick": tick,
+            "offsets": self._offsets.get(tick, {}),
+            "looked_at": self._looked_at.get(tick, (0, 0)),
+            "models": models,
+        }
         arrays = {name: np.concatenate([np.empty(0, np.int64), *of]).astype("<i8") for name, of in columns.items()}
         return writer.write("open-ticks", header, arrays)
 
@@ -589,6 +610,9 @@ class Counting:
             self._open_runs[tick] = run
             if header["offsets"]:
                 self._offsets[tick] = {topic: (first, end) for topic, (first, end) in header["offsets"].items()}
+            sampled, misplaced = header.get("looked_at", (0, 0))  # a block of an older join has none
+            if sampled:
+                self._looked_at[tick] = sampled, misplaced
             at = [0, 0, 0]
             for entry in header["models"]:
                 cut = {

@@ -66,6 +66,13 @@ join reads them in no even turn: they are silent when all of them are."""
 BASELINE_WAIT_MS = 60_000
 """How long a tick waits, by the clock and at the live edge, for a baseline that its statistics name."""
 
+MISPLACED_ROWS = 5
+"""Rows in the wrong partition, of those that were looked at, from which on that is a gap of our monitoring: fewer may be a
+hand that tried something."""
+
+MISPLACED_SHARE = 0.01
+"""The same as a share of the rows that were looked at."""
+
 DEPLOYMENTS_KEPT = 4096
 """Deployments of a partition that are remembered, the latest, to tell a repeat."""
 
@@ -74,6 +81,8 @@ GAPS_KEPT = 1024
 
 TOCSIN = "tocsin"
 """The pseudo-model of our own monitoring."""
+
+MISPLACED = "misplaced_rows"
 
 LABEL_DETECTORS = ("label_pipeline", "label_silence")
 
@@ -158,6 +167,37 @@ class Counts:
     spent: dict[str, float] = field(default_factory=lambda: {"page": 0.0, "ticket": 0.0})
 
 
+class Looked(msgspec.Struct, array_like=True, frozen=True):
+    """Rows whose partition was compared with that of their id, and those that belong to another one.
+
+    >>> Looked(400, 4).are_wrong, Looked(600, 5).are_wrong, Looked(400, 5).are_wrong
+    (False, False, True)
+    """
+
+    rows: int = 0
+    misplaced: int = 0
+
+    @property
+    def are_wrong(self) -> bool:
+        """Whether a person has to know."""
+        return self.misplaced >= max(MISPLACED_ROWS, MISPLACED_SHARE * self.rows)
+
+    @property
+    def are_enough(self) -> bool:
+        """Whether so many were looked at that a producer who misplaces `MISPLACED_SHARE` of them shows."""
+        return self.rows >= MISPLACED_ROWS / MISPLACED_SHARE
+
+    def plus(self, other: "Looked") -> "Looked":
+        """Add up."""
+        return Looked(self.rows + other.rows, self.misplaced + other.misplaced)
+
+    def since(self, before: "Looked") -> "Looked":
+        """Return what came since a count of the same join; all of it where that has begun anew."""
+        if self.rows < before.rows or self.misplaced < before.misplaced:
+            return self
+        return Looked(self.rows - before.rows, self.misplaced - before.misplaced)
+
+
 class _ModelRow(msgspec.Struct, array_like=True):
     version: int
     ticks: dict[str, int]
@@ -179,6 +219,9 @@ class _State(msgspec.Struct, array_like=True):
     seen_deployments: list[str]
     gaps: list[tuple[str, str, Finding]]
     given_up: list[tuple[str, int]]
+    looked_at: dict[int, Looked] = {}
+    looked_by: dict[int, Looked] = {}
+    looked: Looked = Looked()
 
 
 STATE, WATCHES, BASELINES = "state", "watches", "baselines"
@@ -239,6 +282,9 @@ class Detect:
         self._seen_deployments: dict[str, None] = {}
         self._gaps: dict[tuple[str, str], Finding] = {}
         self._given_up: dict[tuple[str, int], None] = {}
+        self._looked_at: dict[int, Looked] = {}  # by source partition, as its last `Closed` counts them
+        self._looked_by: dict[int, Looked] = {}  # of all, by the end of the tick in which they are judged
+        self._looked = Looked()  # since they were last found right or wrong
 
         self._strangers: list[str] = []
         self._settled = True
@@ -358,10 +404,20 @@ class Detect:
         self._first.setdefault(source, closed.through_ms - self._tick_ms)
         self._through[source] = closed.through_ms
         self._heard_at_ms.pop(source, None)
+        if self._keeps_watch:
+            self._take_looked(closed)
         gap = self._gaps.pop((TOCSIN, str(source)), None)
         if gap is None:
             return []
         return [self._cleared(gap, self._undecided_ms(), gap.effect, 0, "the source partition is read again")]
+
+    def _take_looked(self, closed: Closed) -> None:
+        looked = Looked(closed.sampled, closed.misplaced)
+        more = looked.since(self._looked_at.get(closed.source_partition, Looked()))
+        self._looked_at[closed.source_partition] = looked
+        if more.rows:
+            by_then = self._looked_by.get(closed.through_ms, Looked())
+            self._looked_by[closed.through_ms] = by_then.plus(more)
 
     def _take_baseline(self, part: Baseline) -> bool:
         state = self._models.get(part.model)
@@ -398,7 +454,7 @@ class Detect:
         assert next_ms is not None
         if next_ms in self._pending or not all(self._is_idle(model) for model in self._models):
             return
-        last_ms = min([*self._through.values(), *self._starts[:1]]) - self._tick_ms
+        last_ms = min([*self._through.values(), *self._starts[:1], *self._looked_by]) - self._tick_ms
         passed = (min([last_ms, *self._next_adoptions(next_ms)]) - next_ms) // self._tick_ms
         if passed > 0:
             self._next_ms = next_ms + passed * self._tick_ms
@@ -465,6 +521,7 @@ class Detect:
                 answers += self._model_tick(model, stats, start_ms, end_ms)
             else:
                 answers += self._unknown_tick(model, stats, start_ms, end_ms)
+        answers += self._judge_places(start_ms, end_ms)
         if start_ms // LEDGER_MS != end_ms // LEDGER_MS:
             answers += self._ledger(end_ms)
         self._next_ms = end_ms
@@ -841,6 +898,50 @@ class Detect:
                 findings.append(finding)
         return findings
 
+    def _judge_places(self, start_ms: int, end_ms: int) -> list[Out]:
+        """One ticket while rows lie in other partitions than their ids'; it clears when enough that lie right have come.
+
+        A tick takes from each source partition what its marks up to there have counted: which of the partitions was read
+        first decides nothing.
+        """
+        by_now = [through_ms for through_ms in self._looked_by if through_ms <= end_ms]
+        if not by_now:
+            return []
+        for through_ms in by_now:
+            self._looked = self._looked.plus(self._looked_by.pop(through_ms))
+        looked, gap = self._looked, self._gaps.get((TOCSIN, MISPLACED))
+        effect = Effect(observed=looked.misplaced / looked.rows, expected=0.0, unit="of the rows that were looked at")
+        if gap is None and looked.are_wrong:
+            self._looked = Looked()
+            finding = self._firing(
+                model=TOCSIN,
+                lane="*",
+                detector=MISPLACED,
+                kind=MISPLACED,
+                ledger="ticket",
+                guarantee="none",
+                alarm_tick_ms=end_ms,
+                decided_at_ms=end_ms,
+                onset_ms=(start_ms, end_ms),
+                effect=effect,
+                n=looked.rows,
+                log_evidence=0.0,
+                message=f"{looked.misplaced} of {looked.rows} rows that were looked at lie in another partition than their "
+                "ids': labels miss their outputs",
+            )
+            self._gaps[TOCSIN, MISPLACED] = finding
+            return [finding]
+        if not looked.are_enough:
+            return []
+        self._looked = Looked()
+        if gap is None or looked.are_wrong:
+            return []
+        del self._gaps[TOCSIN, MISPLACED]
+        message = (
+            f"of {looked.rows} rows that were looked at {looked.misplaced} lie in another partition than their ids'"
+        )
+        return [self._cleared(gap, end_ms, effect, looked.rows, message)]
+
     def _hear(self, now_ms: int) -> None:
         """Note the time for those that closed a tick since it was told last, and which of them are far behind it."""
         for source, through_ms in self._through.items():
@@ -872,6 +973,9 @@ class Detect:
             seen_deployments=list(self._seen_deployments),
             gaps=[(model, what, finding) for (model, what), finding in self._gaps.items()],
             given_up=list(self._given_up),
+            looked_at=self._looked_at,
+            looked_by=self._looked_by,
+            looked=self._looked,
         )
         for name in self._strangers:
             self._rows.drop(name)
@@ -917,6 +1021,7 @@ class Detect:
         self._seen_deployments = dict.fromkeys(state.seen_deployments)
         self._gaps = {(model, what): finding for model, what, finding in state.gaps}
         self._given_up = dict.fromkeys(state.given_up)
+        self._looked_at, self._looked_by, self._looked = state.looked_at, state.looked_by, state.looked
         for stats in map(WindowStats.decode, state.pending):
             place = (stats.source_partition, stats.part)
             self._pending.setdefault(stats.tick_start_ms, {}).setdefault(stats.model, {})[place] = stats

@@ -18,7 +18,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
 from schemas.model import Model
 from schemas.outcome import Outcomes
-from streams.stages.batch import Coded, Ints, LabelBatch, OutputBatch
+from streams.stages.batch import MISPLACED, NOT_LOOKED_AT, Coded, Ints, LabelBatch, OutputBatch
 from streams.stages.blocks import (
     Array,
     Block,
@@ -78,6 +78,8 @@ COUNTERS = (
     "orphans_over_bound",
     "closed_labelled",
     "closed_expired",
+    "closed_sampled",
+    "closed_misplaced",
 )
 """What is counted. `output_rows` = labelled + expired + pending + duplicate_output + dead_output, and so on."""
 
@@ -204,6 +206,7 @@ class Join:
         self._closed_through_ms = None if manifest is None else manifest.closed_through_ms
         self._sent_through_ms = None if manifest is None else manifest.sent_through_ms
         self._manifest_through_ms = self._closed_through_ms
+        self._manifest_counters: Mapping[str, int] = {} if manifest is None else manifest.counters
         self._cause: Cause = "records" if manifest is None else manifest.cause
         self._sequence = 0 if manifest is None else manifest.sequence
         self._cell_runs: list[Run] = []
@@ -300,6 +303,8 @@ class Join:
         self._counts.update(manifest.counters)
         self._counting.closed_labelled = self._counts["closed_labelled"]
         self._counting.closed_expired = self._counts["closed_expired"]
+        self._counting.closed_sampled = self._counts["closed_sampled"]
+        self._counting.closed_misplaced = self._counts["closed_misplaced"]
         if self._closed_through_ms is not None:
             self._counting.rebuild_at_risk(
                 self._closed_through_ms, self._without_closed_outcome(self._closed_through_ms)
@@ -381,6 +386,7 @@ class Join:
         made_at_ms = batch.made_at_ms[at]
         place_ms = self._watermarks[OUTPUTS].pass_rows(np.minimum(made_at_ms, batch.broker_ms[at]))
         self._counting.cover(OUTPUTS, self._tick(place_ms), batch.offset[at])
+        self._look_at(batch.misplaced[at], np.maximum(made_at_ms, place_ms))
         cells = self._book.of_rows(
             _chosen(batch.model, at),
             _chosen(batch.version, at),
@@ -503,6 +509,7 @@ class Join:
         labelled_at_ms = batch.labelled_at_ms[at]
         place_ms = self._watermarks[LABELS].pass_rows(np.minimum(labelled_at_ms, batch.broker_ms[at]))
         self._counting.cover(LABELS, self._tick(place_ms), batch.offset[at])
+        self._look_at(batch.misplaced[at], np.maximum(labelled_at_ms, place_ms))
         waits = np.array([self._book.wait_of(model) for model in batch.model.values], np.int64)
         own_due_ms = np.where(batch.made_at_ms[at] >= 0, batch.made_at_ms[at] + waits[batch.model.codes[at]], -NEVER)
         late = own_due_ms < place_ms
@@ -783,6 +790,7 @@ class Join:
             },
         )
         self._manifest_through_ms = self._closed_through_ms
+        self._manifest_counters = manifest.counters
         return Checkpoint(
             blocks=records,
             manifest=(BlockKey(self._partition, "manifest", self._journal.epoch, 0, 0).encode(), manifest.encode()),
@@ -824,6 +832,8 @@ class Join:
             source_partitions=self._partitions,
             through_ms=through,
             cause=self._cause,
+            sampled=self._manifest_counters.get("closed_sampled", 0),  # a manifest of an older join has none
+            misplaced=self._manifest_counters.get("closed_misplaced", 0),
         )
         return [*self._counting.unsent(through), Send(None, closed.encode())]
 
@@ -837,7 +847,13 @@ class Join:
     @property
     def counters(self) -> dict[str, int]:
         """What was counted since the partition began, by name (`COUNTERS`)."""
-        closed = {"closed_labelled": self._counting.closed_labelled, "closed_expired": self._counting.closed_expired}
+        counting = self._counting
+        closed = {
+            "closed_labelled": counting.closed_labelled,
+            "closed_expired": counting.closed_expired,
+            "closed_sampled": counting.closed_sampled,
+            "closed_misplaced": counting.closed_misplaced,
+        }
         return {**self._counts, **closed}
 
     @property
@@ -876,6 +892,12 @@ class Join:
     def _tick(self, times_ms: Ints) -> Ints:
         ticks: Ints = times_ms // self.settings.tick_ms * self.settings.tick_ms
         return ticks
+
+    def _look_at(self, misplaced: npt.NDArray[np.int8], times_ms: Ints) -> None:
+        """Count the rows whose partition was looked at: whatever becomes of them, in the ticks in which they count."""
+        rows = np.flatnonzero(misplaced != NOT_LOOKED_AT)
+        if len(rows):
+            self._counting.look_at(self._tick(times_ms[rows]), misplaced[rows] == MISPLACED)
 
     def _by_model(self, cells: npt.NDArray[np.uint16]) -> Iterator[tuple[str, Ints]]:
         """Yield each model with the positions of its rows."""

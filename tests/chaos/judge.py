@@ -123,8 +123,8 @@ def _sinks(logs: Logs) -> range:
 def verdict_of(logs: Logs, source: int, now_ms: int) -> tuple[Verdict, dict[str, int]]:
     """Say what one source partition should have come to; the counters include what is no record."""
     move = moved_to(join_settings(), now_ms)
-    outputs, dead_outputs = output_rows(logs[topics.OUTPUTS, source])
-    labels, dead_labels = label_rows(logs[topics.LABELS, source])
+    outputs, dead_outputs = output_rows(logs[topics.OUTPUTS, source], source)
+    labels, dead_labels = label_rows(logs[topics.LABELS, source], source)
     one = JoinOracle(
         settings=join_settings(),
         models=settings().models,
@@ -159,9 +159,10 @@ def judge_join(logs: Logs, now_ms: int, faults: Faults) -> oracle.Sums:
     """Hold outcomes, counters and window statistics against the oracle; return the oracle's sums."""
     sums: oracle.Sums = defaultdict(lambda: defaultdict(list))
     expected: dict[tuple[int, str, int, int], bytes] = {}
+    verdicts: dict[int, Verdict] = {}
     for source in range(SOURCES):
         verdict, theirs = verdict_of(logs, source, now_ms)
-        ours = _counted(logs, source)
+        ours, verdicts[source] = _counted(logs, source), verdict
         faults.conservation_errors += [f"source {source}: {error}" for error in conservation_errors(ours)]
         for name in oracle.differing(ours, theirs):
             difference = ours.get(name, 0) - theirs.get(name, 0)
@@ -179,6 +180,10 @@ def judge_join(logs: Logs, now_ms: int, faults: Faults) -> oracle.Sums:
     for sink in _sinks(logs):
         for entry in logs[topics.WINDOW_STATS, sink]:
             if entry.key is None:
+                mark = Closed.decode(entry.value)
+                placed = verdicts[mark.source_partition].placed(mark.through_ms)
+                if (mark.sampled, mark.misplaced) != placed:
+                    faults.conservation_errors.append(f"{mark}, expected {placed}")
                 continue
             stats = WindowStats.decode(entry.value)
             place = stats.source_partition, stats.model, stats.tick_start_ms, stats.part

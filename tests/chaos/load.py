@@ -20,7 +20,7 @@ from schemas.clock import Clock
 from streams.runtime import kafka, topics
 from streams.runtime.hashing import class_hash, id_hashes
 from streams.runtime.stage_spec import Routed
-from tests.simulation.join_oracle import LabelRow, OutputRow
+from tests.simulation.join_oracle import LabelRow, OutputRow, misplaced
 from tests.simulation.logs import Entry
 from tests.simulation.workload import SOURCES, T0_MS, TICK_MS, YES, join_settings, workload
 
@@ -157,8 +157,8 @@ def _class(hashed: int) -> str:
 # ---- back from the log
 
 
-def output_rows(entries: Iterable[Entry]) -> tuple[list[OutputRow], int]:
-    """Read outputs as plainly as can be; return them, and how many messages are no records."""
+def output_rows(entries: Iterable[Entry], source: int) -> tuple[list[OutputRow], int]:
+    """Read a partition's outputs as plainly as can be; return them, and how many messages are no records."""
     said, dead = _said(entries)
     rows = []
     for (entry, at, one), identity in zip(said, _identities(said), strict=True):
@@ -169,6 +169,7 @@ def output_rows(entries: Iterable[Entry]) -> tuple[list[OutputRow], int]:
                 row=at,
                 broker_ms=entry.broker_ms,
                 id_hash=identity,
+                misplaced=misplaced(identity, one["prediction_id"], source, SOURCES),
                 made_at_ms=one["made_at_ms"],
                 model=one["model"],
                 version=one["version"],
@@ -183,8 +184,8 @@ def output_rows(entries: Iterable[Entry]) -> tuple[list[OutputRow], int]:
     return rows, dead
 
 
-def label_rows(entries: Iterable[Entry]) -> tuple[list[LabelRow], int]:
-    """Read labels as plainly as can be; return them, and how many messages are no records."""
+def label_rows(entries: Iterable[Entry], source: int) -> tuple[list[LabelRow], int]:
+    """Read a partition's labels as plainly as can be; return them, and how many messages are no records."""
     said, dead = _said(entries)
     rows = [
         LabelRow(
@@ -192,6 +193,7 @@ def label_rows(entries: Iterable[Entry]) -> tuple[list[LabelRow], int]:
             row=at,
             broker_ms=entry.broker_ms,
             id_hash=identity,
+            misplaced=misplaced(identity, one["prediction_id"], source, SOURCES),
             labelled_at_ms=one["labelled_at_ms"],
             model=one["model"],
             label=class_hash(one["label"]),

@@ -69,7 +69,7 @@ class Said(Simulation):
         log = self.topics[topic, source]
         entry = Entry(log.end, None, json.dumps(row).encode(), (), at_ms)
         self.said[topic, source].append(entry)
-        rows, _ = label_rows([entry]) if topic == topics.LABELS else output_rows([entry])
+        rows, _ = label_rows([entry], source) if topic == topics.LABELS else output_rows([entry], source)
         log.append(None, rows[0])
 
 

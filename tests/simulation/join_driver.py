@@ -201,7 +201,10 @@ class Driver:
     def check_sent(self) -> None:
         """Hold all that was sent against the oracle, byte by byte; after a checkpoint without a crash."""
         expected = {}
-        for _, value in self.verdict().window_stats():
+        verdict = self.verdict()
+        for mark in self.closed:
+            assert (mark.sampled, mark.misplaced) == verdict.placed(mark.through_ms), mark
+        for _, value in verdict.window_stats():
             stats = WindowStats.decode(value)
             expected[stats.model, stats.tick_start_ms, stats.part] = value
         assert self.sent.keys() == expected.keys()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from confluent_kafka import murmur2
 
 from detectors.binning import ABSENT_STATE, NAME, NULL_STATE, NUMBER, baseline_zero, feature_slots
 from detectors.statistics import LabelledRows, OutputRows, Rows, needed
@@ -28,12 +29,16 @@ OUTPUTS, LABELS = "model-outputs", "labels"
 
 @dataclass(frozen=True, kw_only=True)
 class OutputRow:
-    """One row of model-outputs; a feature that is not in the mapping is absent, None is null."""
+    """One row of model-outputs; a feature that is not in the mapping is absent, None is null.
+
+    `misplaced` says whether the id belongs to another partition; None: nobody looked.
+    """
 
     offset: int
     row: int = 0
     broker_ms: int
     id_hash: int
+    misplaced: bool | None = None
     made_at_ms: int
     model: str
     version: str | None = None
@@ -53,12 +58,18 @@ class LabelRow:
     row: int = 0
     broker_ms: int
     id_hash: int
+    misplaced: bool | None = None
     labelled_at_ms: int
     model: str
     label: int = 0
     version: int = -1
     made_at_ms: int = -1
     retracted: bool = False
+
+
+def misplaced(id_hash: int, prediction_id: str, partition: int, partitions: int) -> bool | None:
+    """Say whether a row that is looked at belongs to another partition; None of the others."""
+    return murmur2(prediction_id.encode(), partitions) != partition if id_hash % 64 == 0 else None
 
 
 @dataclass(frozen=True)
@@ -110,12 +121,21 @@ class Outcome:
 
 @dataclass
 class Verdict:
-    """What the join should hold after these logs: counters and gauges, outcomes, and WindowStats as they are sent."""
+    """What the join should hold after these logs: counters and gauges, outcomes, and WindowStats as they are sent.
+
+    `looked_at` has the tick of each row whose partition was looked at, and whether it belongs to another one.
+    """
 
     counters: dict[str, int]
     outcomes: list[Outcome]
     closed_through_ms: int
     window_stats: Callable[[], list[tuple[str, bytes]]]
+    looked_at: list[tuple[int, bool]]
+
+    def placed(self, through_ms: int) -> tuple[int, int]:
+        """Return what a `Closed` through this time should say: rows that were looked at, and of them the misplaced ones."""
+        before = [is_misplaced for tick, is_misplaced in self.looked_at if tick < through_ms]
+        return len(before), sum(before)
 
 
 class JoinOracle:
@@ -140,6 +160,7 @@ class JoinOracle:
         """Apply every rule to two logs."""
         self.counters: dict[str, int] = defaultdict(int)
         self.offsets: dict[int, dict[str, list[int]]] = defaultdict(dict)
+        self.looked_at: list[tuple[int, bool]] = []
         known, output_mark = self._place_outputs(outputs)
         placed, label_mark = self._place_labels(labels)
         now = min(output_mark, label_mark)
@@ -155,7 +176,11 @@ class JoinOracle:
         counters["closed_labelled"] = sum(one.first is not None for one in ended)
         counters["closed_expired"] = sum(one.first is None for one in ended)
         outcomes = [self._outcome(one) for one in known if one.outcome_tick is not None]
-        return Verdict(dict(counters), outcomes, closed, lambda: list(self._window_stats(known, flips, closed)))
+        elsewhere = [is_misplaced for tick, is_misplaced in self.looked_at if tick < closed]
+        counters["closed_sampled"], counters["closed_misplaced"] = len(elsewhere), sum(elsewhere)
+        return Verdict(
+            dict(counters), outcomes, closed, lambda: list(self._window_stats(known, flips, closed)), self.looked_at
+        )
 
     def _tick(self, time_ms: int) -> int:
         return time_ms // self.settings.tick_ms * self.settings.tick_ms
@@ -166,6 +191,10 @@ class JoinOracle:
     def _cover(self, topic: str, place_ms: int, offset: int) -> None:
         span = self.offsets[self._tick(place_ms)].setdefault(topic, [offset, offset + 1])
         span[1] = offset + 1
+
+    def _look_at(self, row: OutputRow | LabelRow, tick: int) -> None:
+        if row.misplaced is not None:
+            self.looked_at.append((tick, row.misplaced))
 
     # rules 1, 2, 9
     def _place_outputs(self, log: Sequence[OutputRow | Move]) -> tuple[list[_Known], int]:
@@ -183,6 +212,7 @@ class JoinOracle:
                 continue
             mark = max(mark, min(item.made_at_ms, item.broker_ms) - settings.allowed_disorder_ms)
             self._cover(OUTPUTS, mark, item.offset)
+            self._look_at(item, max(self._tick(item.made_at_ms), self._tick(mark)))
             same = [one for one in by_id[item.id_hash] if mark <= one.due_ms + settings.orphan_wait_ms]
             if same:
                 counters["duplicate_output"] += 1
@@ -210,6 +240,7 @@ class JoinOracle:
                 continue
             mark = max(mark, min(item.labelled_at_ms, item.broker_ms) - settings.allowed_disorder_ms)
             self._cover(LABELS, mark, item.offset)
+            self._look_at(item, max(self._tick(item.labelled_at_ms), self._tick(mark)))
             placed.append(_Placed(item, mark, max(self._tick(item.labelled_at_ms), self._tick(mark))))
         return placed, mark
 
@@ -485,6 +516,7 @@ def output_batch(rows: Sequence[OutputRow], *, partition: int, start: int, end: 
         row=np.array([row.row for row in rows], np.int32),
         broker_ms=np.array([row.broker_ms for row in rows], np.int64),
         id_hash=np.array([row.id_hash for row in rows], np.uint64),
+        misplaced=np.array([-1 if row.misplaced is None else row.misplaced for row in rows], np.int8),
         made_at_ms=np.array([row.made_at_ms for row in rows], np.int64),
         model=_coded([row.model for row in rows]),
         version=_coded([row.version for row in rows]),
@@ -511,6 +543,7 @@ def label_batch(rows: Sequence[LabelRow], *, partition: int, start: int, end: in
         row=np.array([row.row for row in rows], np.int32),
         broker_ms=np.array([row.broker_ms for row in rows], np.int64),
         id_hash=np.array([row.id_hash for row in rows], np.uint64),
+        misplaced=np.array([-1 if row.misplaced is None else row.misplaced for row in rows], np.int8),
         labelled_at_ms=np.array([row.labelled_at_ms for row in rows], np.int64),
         model=_coded([row.model for row in rows]),
         label=np.array([row.label for row in rows], np.uint32),

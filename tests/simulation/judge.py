@@ -24,7 +24,8 @@ from tests.simulation.stage_host import Event
 from tests.simulation.workload import TICK_MS
 
 TOCSIN = "tocsin"
-"""What Tocsin says of itself follows the clock of its hosts, and is left out of comparisons."""
+STOPPED = "detection_stopped"
+"""A kind of finding that follows the clock of the hosts, and is left out of comparisons."""
 
 END_WAIT_TICKS = 20
 """A message that is younger may still be on its way, or wait for its next attempt."""
@@ -106,16 +107,25 @@ def _join(run: Simulation, verdict: Verdict) -> oracle.Sums:
         for place in oracle.differing(journals.sent, sent):
             verdict.conservation.append(f"{where}: window statistics of {place}")
         verdict.conservation += [f"{where}: two forms of {place}" for place in journals.clashes]
+        for mark in {
+            one for sink in range(SINKS) for one in _marks(run, sink) if one.source_partition == host.partition
+        }:
+            if (mark.sampled, mark.misplaced) != expected.placed(mark.through_ms):
+                verdict.conservation.append(f"{where}: {mark}, expected {expected.placed(mark.through_ms)}")
     return sums
+
+
+def _marks(run: Simulation, sink: int) -> list[Closed]:
+    """Return what every source partition has closed, in the order of the log."""
+    records = (run.decoded(topics.WINDOW_STATS, entry) for entry in run.topics[topics.WINDOW_STATS, sink])
+    return [record for record in records if isinstance(record, Closed)]
 
 
 def _through_ms(run: Simulation, sink: int) -> int:
     """Event time through which every source partition has closed."""
     through: dict[int, int] = {}
-    for entry in run.topics[topics.WINDOW_STATS, sink]:
-        record = run.decoded(topics.WINDOW_STATS, entry)
-        if isinstance(record, Closed):
-            through[record.source_partition] = max(record.through_ms, through.get(record.source_partition, 0))
+    for mark in _marks(run, sink):
+        through[mark.source_partition] = max(mark.through_ms, through.get(mark.source_partition, 0))
     return min(through.values())
 
 
@@ -127,6 +137,10 @@ def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
         for model in sums
         for one in oracle.findings(model, sums[model], marks[partition_of(model, SINKS)])
     }
+    keeps_watch = partition_of(TOCSIN, SINKS)
+    misplaced = oracle.misplaced_rows(_marks(run, keeps_watch), marks[keeps_watch])
+    expected |= {(one.finding_id, one.revision): one for one in misplaced}
+    verdict.counts["findings_of_misplaced_rows"] = len(misplaced)
     ours: dict[tuple[str, int], Finding] = {}
     for sink in range(SINKS):
         newest_ms = 0
@@ -135,7 +149,7 @@ def _detect(run: Simulation, sums: oracle.Sums, verdict: Verdict) -> None:
             if isinstance(record, Through):
                 newest_ms = max(newest_ms, record.through_ms)
                 continue
-            if record.model == TOCSIN:
+            if record.kind == STOPPED:
                 continue
             record = replace(record, recorded_at_ms=0)
             place = record.finding_id, record.revision

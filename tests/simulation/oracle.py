@@ -6,6 +6,7 @@ acts and the clock by one uninterrupted pass of each stage over what it was told
 durable: between a person's act and a finding only the log can say who was first.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from detectors.statistics import needed
 from detectors.table import DETECTORS, NEEDS
 from detectors.watch import Watch, WatchState, advance, begin, recent, watch
 from schemas.baseline import Baseline
+from schemas.closed import Closed
 from schemas.finding import Effect, Finding
 from schemas.ids import finding_id
 from schemas.incident import Incident
@@ -183,6 +185,39 @@ def findings(model: str, sums: Mapping[int, list[WindowStats]], through_ms: int)
     effect = Effect(observed=float(outputs), expected=0.0, unit="outputs")
     message = "outputs of a model that is not configured: nobody watches it"
     return [replace(gap, ledger="ticket", effect=effect, n=outputs, message=message)]
+
+
+def misplaced_rows(marks: Iterable[Closed], through_ms: int) -> list[Finding]:
+    """Add up, tick by tick, what marks say of rows in other partitions than their ids'; its findings in order."""
+    newest: dict[int, Closed] = {}
+    more: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for mark in marks:
+        before = newest.get(mark.source_partition)
+        if before is None or mark.through_ms > before.through_ms:
+            newest[mark.source_partition] = mark
+            more[mark.through_ms][0] += mark.sampled - (before.sampled if before else 0)
+            more[mark.through_ms][1] += mark.misplaced - (before.misplaced if before else 0)
+    found: list[Finding] = []
+    rows = wrong = 0
+    for end_ms in sorted(end_ms for end_ms, (sampled, _) in more.items() if sampled and end_ms <= through_ms):
+        rows, wrong = rows + more[end_ms][0], wrong + more[end_ms][1]
+        effect = Effect(observed=wrong / rows, expected=0.0, unit="of the rows that were looked at")
+        is_open, rings = len(found) % 2 == 1, wrong >= 5 and wrong >= rows / 100
+        if rings and not is_open:
+            message = (
+                f"{wrong} of {rows} rows that were looked at lie in another partition than their ids': labels miss "
+                "their outputs"
+            )
+            one = _finding("tocsin", "*", "misplaced_rows", end_ms, "misplaced_rows")
+            found.append(replace(one, ledger="ticket", effect=effect, n=rows, message=message))
+            rows = wrong = 0
+        elif rows >= 500:
+            if is_open and not rings:
+                message = f"of {rows} rows that were looked at {wrong} lie in another partition than their ids'"
+                one = replace(found[-1], revision=1, state="cleared", decided_at_ms=end_ms)
+                found.append(replace(one, effect=effect, n=rows, message=message))
+            rows = wrong = 0
+    return found
 
 
 def once(events: Iterable[Event]) -> list[Event]:

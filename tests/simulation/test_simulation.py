@@ -16,8 +16,10 @@ from tests.simulation.simulation import Chaos, Simulation
 ROUGH = Chaos(crash=0.01, stop=0.004, compact=0.01, lead_ticks=1, jump=0.02, jump_ms=600_000)
 
 
-@pytest.mark.parametrize("seed", [5, 12])
-def test_whatever_crashes_nothing_is_lost_and_the_incidents_are_those_of_a_plain_computation(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "of_misplaced_rows"), [(5, ["found", "cleared"]), (12, ["found"])])
+def test_whatever_crashes_nothing_is_lost_and_the_incidents_are_those_of_a_plain_computation(
+    seed: int, of_misplaced_rows: list[str]
+) -> None:
     run = Simulation(seed, ROUGH)
     run.run()
     verdict = judge(run)
@@ -26,6 +28,7 @@ def test_whatever_crashes_nothing_is_lost_and_the_incidents_are_those_of_a_plain
     assert run.crashes > run.stops > 0
     assert verdict.counts["incidents"] > 0
     assert verdict.counts["notifications"] > verdict.counts["incidents"]
+    assert verdict.counts["findings_of_misplaced_rows"] == len(of_misplaced_rows)
 
 
 def test_what_a_stopped_owner_writes_while_its_successor_takes_over_is_written_over() -> None:

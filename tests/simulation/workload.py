@@ -1,7 +1,8 @@
 """What do producers send, when does it arrive, and where is something wrong? Everything from a seed.
 
 Three models: two with a baseline, one that nobody configured. Rows arrive late, twice, out of order, corrected,
-withdrawn, before their outputs, from the future, or not at all; partitions fall silent.
+withdrawn, before their outputs, from the future, or not at all; partitions fall silent; for a time producers place rows
+elsewhere than by their ids.
 """
 
 from collections.abc import Iterator
@@ -197,6 +198,7 @@ def workload(seed: int, *, ticks: int, partitions: int) -> Workload:
     faults = list(_faults(rng, ticks))
     silent = [sorted(rng.integers(0, ticks, 2).tolist()) for _ in range(partitions)]
     silent = [span if rng.random() < 0.3 else [0, 0] for span in silent]
+    astray = sorted(np.random.default_rng([seed, 2]).integers(0, ticks // 2, 2).tolist())
     arrivals: list[Arrival] = []
     for number, model in enumerate(RATES):
         drawn = draw(rng, model, T0_MS, ticks, faults)
@@ -204,9 +206,12 @@ def workload(seed: int, *, ticks: int, partitions: int) -> Workload:
             id_hash = number << 32 | index << 8 | 7
             tick = (made_at_ms - T0_MS) // TICK_MS
             awake = [p for p in range(partitions) if not silent[p][0] <= tick < silent[p][1]] or [0]
-            partition = awake[id_hash * 2_654_435_761 % 2**32 % len(awake)]
+            partition = awake[
+                (id_hash * 2_654_435_761 % 2**32 >> 16) % len(awake)
+            ]  # the low bits are those of every id
+            misplaced = astray[0] <= tick < astray[1] if index % 5 else None
             for at_ms, row in _rows(rng, model, drawn, index, id_hash):
-                arrivals.append(Arrival(at_ms, partition, row))
+                arrivals.append(Arrival(at_ms, partition, replace(row, misplaced=misplaced)))
     return Workload(sorted(arrivals, key=lambda arrival: arrival.at_ms), faults, ticks)
 
 

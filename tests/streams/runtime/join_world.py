@@ -212,12 +212,14 @@ class World:
         sent: dict[tuple[int, str, int, int], bytes] = {}
         n = self.cluster.input_partitions
         waiting = {(source, sink) for source in range(n) for sink in range(self.cluster.output_partitions)}
-        through_ms = {source: self.verdict(source).closed_through_ms for source in range(n)}
+        verdicts = {source: self.verdict(source) for source in range(n)}
+        through_ms = {source: verdict.closed_through_ms for source, verdict in verdicts.items()}
         for message in self.read(topics.WINDOW_STATS):
             value = message.value() or b""
             if message.key() is None:
                 closed = Closed.decode(value)
                 assert closed.through_ms <= through_ms[closed.source_partition]
+                assert (closed.sampled, closed.misplaced) == verdicts[closed.source_partition].placed(closed.through_ms)
                 if closed.through_ms == through_ms[closed.source_partition]:
                     waiting.discard((closed.source_partition, message.partition() or 0))
                     if not waiting:
@@ -308,10 +310,16 @@ def identity(row: dict[str, Any]) -> int:
     return int(id_hashes([row["model"]], np.array([0], np.int32), [row["prediction_id"]])[0])
 
 
+def placed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what stands for the id; every row lies in the partition of its id."""
+    name = identity(row)
+    return {"id_hash": name, "misplaced": False if name % 64 == 0 else None}
+
+
 def as_output(row: dict[str, Any], offset: int, at: int) -> OutputRow:
     score = row["score"]
     return OutputRow(
-        offset=offset, row=at, broker_ms=BROKER_MS, id_hash=identity(row), made_at_ms=row["made_at_ms"],
+        offset=offset, row=at, broker_ms=BROKER_MS, **placed(row), made_at_ms=row["made_at_ms"],
         model=row["model"], version=row["version"], prediction=class_hash(row["prediction"]),
         content=hash((row["prediction"], score, row["made_at_ms"])) % (1 << 32), score=score,
         confidence=max(score, 1 - score), segments=row["segments"], features=row["features"],
@@ -320,6 +328,6 @@ def as_output(row: dict[str, Any], offset: int, at: int) -> OutputRow:
 
 def as_label(row: dict[str, Any], offset: int, at: int) -> LabelRow:
     return LabelRow(
-        offset=offset, row=at, broker_ms=BROKER_MS, id_hash=identity(row), labelled_at_ms=row["labelled_at_ms"],
+        offset=offset, row=at, broker_ms=BROKER_MS, **placed(row), labelled_at_ms=row["labelled_at_ms"],
         model=row["model"], label=class_hash(row["label"]), version=row.get("version", -1), made_at_ms=row["made_at_ms"],
     )  # fmt: skip

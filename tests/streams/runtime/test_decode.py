@@ -28,7 +28,7 @@ from streams.runtime.decode import (
 from streams.runtime.hashing import class_hash, id_hashes
 from streams.runtime.sent_again import ATTEMPT, FIRST
 from streams.runtime.topics import partition_of_id
-from streams.stages.batch import Coded, FeatureColumn, LabelBatch, OutputBatch
+from streams.stages.batch import NOT_LOOKED_AT, Coded, FeatureColumn, LabelBatch, OutputBatch
 
 
 def model(name: str, kind: Literal["classification", "regression"] = "classification") -> Model:
@@ -465,6 +465,21 @@ def test_sampled_row_ids_show_a_foreign_partitioner() -> None:
     decoded = outputs(*every)
     assert SAMPLED_IDS <= decoded.sampled <= 2 * SAMPLED_IDS
     assert 0.6 < decoded.mismatched / decoded.sampled < 0.9
+
+
+def test_which_rows_are_looked_at_for_closed_follows_from_the_row_alone() -> None:
+    names = [f"p{number}" for number in range(4_000)]
+    rows = [GOOD | {"prediction_id": name} for name in names]
+    decoded = outputs(table(rows)).batch
+    looked_at = np.flatnonzero(decoded.misplaced != NOT_LOOKED_AT)
+    assert looked_at.tolist() == [at for at, name in enumerate(decoded.id_hash.tolist()) if name % 64 == 0]
+    assert 30 < len(looked_at) < 100
+    here = [partition_of_id(names[at], 4) != 2 for at in looked_at.tolist()]
+    assert decoded.misplaced[looked_at].tolist() == here
+    assert 0.6 < sum(here) / len(here) < 0.9
+    for some in (1, 7, 1_000):
+        halves = [outputs(*map(bytes_of, rows[:some])), outputs(table(rows[some:]))]
+        assert np.concatenate([half.batch.misplaced for half in halves]).tolist() == decoded.misplaced.tolist()
 
 
 def test_the_bytes_of_one_row_decode_to_that_row() -> None:

@@ -186,6 +186,14 @@ def test_all_find_room() -> None:
     assert outputs(table(many_rows)).batch.segments["region"].values[-1] == f"r{FIRST_ROWS}"
 
 
+@pytest.mark.parametrize("forms", [[bytes_of], [lambda row: table([row])], [bytes_of, lambda row: bytes_of([row])]])
+def test_the_same_rows_are_looked_at_and_found_elsewhere(forms: list[Callable[[dict[str, Any]], bytes]]) -> None:
+    rows = [GOOD | {"prediction_id": f"grün {n}"} for n in range(1_000)]
+    edge = OutputEdge(MODELS, 4)
+    alike(edge, [forms[at % len(forms)](one) for at, one in enumerate(rows)])
+    assert {-1, 0, 1} == set(outputs(*map(bytes_of, rows)).batch.misplaced.tolist())
+
+
 def test_names_of_what_is_refused_are_not_left_behind() -> None:
     refused = bytes_of({name: value for name, value in (GOOD | {"model": "nobody"}).items() if name != "made_at_ms"})
     refused = refused[:-1] + b',"made_at_ms":-1}'

@@ -128,8 +128,15 @@ def source(whole: History, number: int, *, version: int = 1, minutes: float = np
     return records
 
 
-def closed(number: int, through_ms: int) -> Closed:
-    return Closed(source_partition=number, source_partitions=SOURCES, through_ms=through_ms, cause="records")
+def closed(number: int, through_ms: int, sampled: int = 0, misplaced: int = 0) -> Closed:
+    return Closed(
+        source_partition=number,
+        source_partitions=SOURCES,
+        through_ms=through_ms,
+        cause="records",
+        sampled=sampled,
+        misplaced=misplaced,
+    )
 
 
 def sources(whole: History) -> list[list[In]]:
@@ -689,6 +696,77 @@ def test_a_gap_is_never_decided_before_a_mark() -> None:
     gaps = findings(detect.clock(SILENT_WAIT_MS, live=True))
     assert gaps
     assert all(one.decided_at_ms > through for one in gaps)
+
+
+def placed(*told: tuple[int, int]) -> list[list[In]]:
+    """Return what each source partition closes, tick by tick from 100 s on: rows looked at, and misplaced, so far."""
+    return [
+        [closed(number, 100_000 + at * TICK_MS, *counts) for at, counts in enumerate(told)] for number in range(SOURCES)
+    ]
+
+
+ASTRAY = placed((10, 1), (15, 2), (140, 12), (264, 12), (266, 13), (267, 14), (268, 15))
+#  in all     40, 4   60, 8   560, 48    1056, 48   1064, 52   1068, 56    1072, 60
+#  since      40, 4   60, 8   500, 40     496, 0     504, 4       4, 4        8, 8
+#                     rings   goes on                clears                  rings
+
+
+def test_rows_in_the_wrong_partition_are_one_finding_until_enough_lie_right() -> None:
+    found = findings(fed(stage(), in_turn(ASTRAY)))
+    first, clearing, second = found
+    assert [(one.state, one.revision, one.alarm_tick_ms, one.decided_at_ms, one.n) for one in found] == [
+        ("firing", 0, 110_000, 110_000, 60),
+        ("cleared", 1, 110_000, 140_000, 504),
+        ("firing", 0, 160_000, 160_000, 8),
+    ]
+    assert (first.model, first.kind, first.ledger, first.guarantee) == ("tocsin", "misplaced_rows", "ticket", "none")
+    assert first.message.startswith("8 of 60 rows that were looked at lie in another partition than their ids'")
+    assert (first.effect.observed, clearing.effect.observed) == (8 / 60, 4 / 504)
+    assert first.finding_id == clearing.finding_id != second.finding_id
+
+
+def test_which_source_partition_was_read_first_does_not_show_in_what_is_found_of_places() -> None:
+    in_order = findings(fed(stage(), in_turn(ASTRAY)))
+    assert findings(fed(stage(), in_turn(ASTRAY[::-1]))) == in_order
+    assert findings(fed(stage(), [record for part in ASTRAY for record in part])) == in_order
+    detect = stage()
+    assert findings(whole(detect, detect.receive([one for part in ASTRAY for one in part]))) == in_order
+
+
+def test_a_mark_that_is_sent_again_counts_no_row_twice() -> None:
+    again = [[one for mark in part for one in (mark, mark)] for part in ASTRAY]
+    assert findings(fed(stage(), in_turn(again))) == findings(fed(stage(), in_turn(ASTRAY)))
+
+
+def test_a_restart_forgets_no_row_that_was_looked_at() -> None:
+    #  each snapshot is a place to begin again: what came after it is read once more
+    records = [one for at in range(7) for part in ASTRAY for one in part[at : at + 1]]
+    for stop in range(len(records)):
+        rows: Rows = {}
+        detect = stage(rows)
+        before, kept, begin = [], [], 0
+        for at, record in enumerate(records[:stop]):
+            before += findings(fed(detect, [record]))
+            if at % 3 == 0:
+                detect.receive([deployment(f"d{at}")])  # pins a snapshot
+            if detect.settled:
+                kept, begin = list(before), at + 1
+        assert kept + findings(fed(stage(rows), records[begin:])) == findings(fed(stage(), records))
+
+
+@pytest.mark.parametrize(("sampled", "misplaced"), [(4, 1), (300, 2), (126, 1)])
+def test_a_hand_that_tried_something_is_no_finding(sampled: int, misplaced: int) -> None:
+    assert not findings(fed(stage(), in_turn(placed((sampled, misplaced), (sampled, misplaced)))))
+
+
+def test_a_join_that_counts_from_the_beginning_again_is_believed() -> None:
+    [one] = findings(fed(stage(), in_turn(placed((90, 0), (2, 2)))))
+    assert (one.effect.observed, one.n) == (8 / 368, 368)
+
+
+def test_one_owner_tells_of_misplaced_rows_and_a_join_that_does_not_look_says_nothing() -> None:
+    assert not findings(fed(stage(partition=1), in_turn(ASTRAY)))
+    assert not findings(fed(stage(), in_turn(placed(*[(0, 0)] * 5))))
 
 
 def test_a_model_that_nobody_configured_gets_one_ticket_until_it_is_configured() -> None:

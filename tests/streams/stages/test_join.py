@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,10 +15,11 @@ from detectors.binning import baseline_zero
 from detectors.statistics import STATISTICS
 from schemas.baseline import Baseline
 from schemas.binning import Binning, FeatureBins
+from schemas.closed import Closed
 from schemas.fields import MalformedRecordError
 from schemas.model import Model
 from schemas.window_stats import WindowStats
-from streams.stages.blocks import Journal, Manifest, MemoryRuns
+from streams.stages.blocks import Journal, Manifest, MemoryRuns, decode, encode
 from streams.stages.join import LABELS, OUTPUTS, Join, JoinSettings
 from tests.simulation.join_driver import Driver
 from tests.simulation.join_oracle import LabelRow, OutputRow, label_batch, output_batch
@@ -118,6 +120,7 @@ def logs(draw: st.DrawFn, most: int = 30) -> tuple[list[OutputRow], list[LabelRo
                 row=0 if not outputs or outputs[-1].offset != offset else outputs[-1].row + 1,
                 broker_ms=now if draw(st.integers(0, 19)) else max(now - 100, 0),
                 id_hash=number * 0x9E3779B97F4A7C15 % 2**64,
+                misplaced=draw(st.sampled_from([None, False, True])),
                 made_at_ms=made,
                 model=model,
                 version=draw(st.sampled_from([None, "7", "8", "9"])),
@@ -142,6 +145,7 @@ def logs(draw: st.DrawFn, most: int = 30) -> tuple[list[OutputRow], list[LabelRo
                 row=0 if not labels or labels[-1].offset != offset else labels[-1].row + 1,
                 broker_ms=now if draw(st.integers(0, 19)) else max(now - 100, 0),
                 id_hash=number * 0x9E3779B97F4A7C15 % 2**64,
+                misplaced=draw(st.sampled_from([None, False, True])),
                 labelled_at_ms=max(now - draw(jitter), 0),
                 model=NAMES[number % 3],
                 label=draw(st.sampled_from(NUMBERS)),
@@ -249,6 +253,7 @@ def _long_logs(rng: np.random.Generator, n: int) -> tuple[list[OutputRow], list[
             offset=at,
             broker_ms=10_000,
             id_hash=int(rng.integers(2**63)) if at % 9 else 77,
+            misplaced=at % 7 == 0 if at % 3 else None,
             made_at_ms=max(int(made[at]), 0),
             model=NAMES[at % 3],
             version=str(at % 4 + 6),
@@ -282,6 +287,74 @@ def test_a_batch_that_was_taken_changes_nothing_when_it_comes_again() -> None:
     before = driver.join.counters
     assert driver.join.receive(output_batch(rows, partition=1, start=0, end=3)) == []
     assert driver.join.counters == before
+
+
+def test_rows_that_were_looked_at_count_in_their_ticks_whatever_becomes_of_them() -> None:
+    #  ticks  10       20       30      40
+    #         a  b,b'  |  c     |  d'   |        b' a copy, c nobody looked at, d' from an hour ago by its clock
+    #  labels a a'             z                 a' a copy, z of no output
+    made = ((1, 11, False), (2, 12, True), (2, 13, True), (3, 22, None), (4, 31, True))
+    outputs = [
+        OutputRow(offset=at, broker_ms=99, id_hash=of, made_at_ms=made_at_ms, model="fraud", misplaced=misplaced)
+        for at, (of, made_at_ms, misplaced) in enumerate(made)
+    ]
+    said = ((1, 14, False), (1, 15, True), (9, 24, True))
+    labels = [
+        LabelRow(offset=at, broker_ms=99, id_hash=of, labelled_at_ms=labelled_at_ms, model="fraud", misplaced=misplaced)
+        for at, (of, labelled_at_ms, misplaced) in enumerate(said)
+    ]
+    driver = _driver((outputs, labels))
+    driver.read(LABELS, 3)
+    driver.read(OUTPUTS, 5)
+    driver.advance(45)
+    driver.checkpoint()
+    driver.advance(65)
+    driver.checkpoint()
+    assert [(one.through_ms, one.sampled, one.misplaced) for one in driver.closed] == [(20, 5, 3), (40, 7, 5)]
+    driver.check_sent()
+
+
+@given(logs(), STEPS)
+def test_a_mark_that_is_sent_again_has_the_same_bytes(
+    log: tuple[list[OutputRow], list[LabelRow]], steps: list[tuple[object, ...]]
+) -> None:
+    driver = _driver(log)
+    _walk(driver, steps)
+    driver.crash()
+    again = [send.value for send in driver.join.unsent()]
+    driver.crash()
+    assert [send.value for send in driver.join.unsent()] == again
+    said: dict[int, Closed] = {}
+    for mark in driver.closed:
+        assert said.setdefault(mark.through_ms, mark) == mark
+
+
+def test_state_of_a_join_that_did_not_look_is_gone_on_with() -> None:
+    rows = [OutputRow(offset=at, broker_ms=99, id_hash=at, made_at_ms=20, model="fraud") for at in range(3)]
+    driver = _driver((rows, [LabelRow(offset=0, broker_ms=99, id_hash=0, labelled_at_ms=20, model="fraud")]))
+    driver.read(OUTPUTS, 3)
+    driver.read(LABELS, 1)
+    driver.advance(40)
+    checkpoint = driver.join.checkpoint()
+    blocks = {}
+    for key, value in checkpoint.blocks:
+        if value is not None:
+            header, arrays = decode(value)
+            header.pop("looked_at", None)
+            blocks[key] = encode(header, arrays)
+    manifest = Manifest.decode(checkpoint.manifest[1])
+    older = {name: n for name, n in manifest.counters.items() if name not in ("closed_sampled", "closed_misplaced")}
+    value = msgspec.structs.replace(manifest, counters=older).encode()
+    join = Join.restore(
+        blocks, value, models=MODELS, partition=1, partitions=4, journal=Journal(2, MemoryRuns()), settings=SETTINGS
+    )
+    [mark] = [Closed.decode(send.value) for send in join.unsent() if send.model is None]
+    assert (mark.sampled, mark.misplaced) == (0, 0)
+    late = [OutputRow(offset=3, broker_ms=99, id_hash=7, made_at_ms=21, model="fraud", misplaced=True)]
+    join.receive(output_batch(late, partition=1, start=3, end=4))
+    join.advance(90, outputs_at_edge=True, labels_at_edge=True)
+    [mark] = [Closed.decode(send.value) for send in join.checkpoint().to_send if send.model is None]
+    assert (mark.sampled, mark.misplaced) == (1, 1)
 
 
 def test_orphans_over_the_bound_are_dead_letters_oldest_first() -> None:

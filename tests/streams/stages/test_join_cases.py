@@ -20,7 +20,7 @@ from streams.runtime.hashing import class_hash, content_hashes, id_hashes
 from streams.stages.batch import LabelBatch, OutputBatch
 from streams.stages.join import LABELS, OUTPUTS, JoinSettings
 from tests.simulation.join_driver import PARTITION, PARTITIONS, Driver
-from tests.simulation.join_oracle import LabelRow, OutputRow
+from tests.simulation.join_oracle import LabelRow, OutputRow, misplaced
 
 TABLE = tomllib.loads((Path(__file__).parent / "join_cases.toml").read_text())
 CASES = pytest.mark.parametrize("case", TABLE["case"], ids=[case["name"].replace(" ", "_") for case in TABLE["case"]])
@@ -62,6 +62,7 @@ def _arrival(line: str) -> Arrival:
     extra = dict(part.partition("=")[::2] for part in more)
     sent: dict[str, Any] = {"prediction_id": first, "model": "m"}
     row = {"id_hash": hash_of(first), "model": "m", "broker_ms": BROKER_MS}
+    row |= {"misplaced": misplaced(hash_of(first), first, PARTITION, PARTITIONS)}
     if kind == "O":
         sent |= {"made_at_ms": int(at), "prediction": int(extra.get("answer", 0))}
         answer = class_hash(sent["prediction"])
@@ -243,4 +244,4 @@ def test_the_same_comes_of_it_through_the_edge_in_both_forms_of_messages(
         _hold(case, driver, arrivals)
 
 
-_UNSAID = {"output_rows", "label_rows", "closed_labelled", "closed_expired"}
+_UNSAID = {"output_rows", "label_rows", "closed_labelled", "closed_expired", "closed_sampled", "closed_misplaced"}

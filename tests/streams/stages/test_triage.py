@@ -165,6 +165,11 @@ def test_that_nothing_is_decided_opens_at_once_for_no_time_will_pass() -> None:
     assert one.severity is Severity.MEDIUM
 
 
+def test_misplaced_rows_are_a_ticket_at_once_for_they_were_looked_at() -> None:
+    [one] = [one for one in triage().receive([finding("misplaced_rows")]) if isinstance(one, Incident)]
+    assert one.severity is Severity.LOW
+
+
 def test_one_jump_of_time_opens_as_many_small_ones_do() -> None:
     one, many = triage(), triage()
     by_one = one.receive([finding(), through(60)])
