@@ -9,21 +9,33 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import murmur2
 
 from config.load import load
-from streams.runtime import kafka, topics
+from schemas.closed import Closed
+from schemas.finding import Finding
+from schemas.through import Through
+from streams.runtime import kafka, specs, topics
+from streams.runtime.cursor import headers_of
+from streams.runtime.hashing import id_hashes
 from streams.runtime.hot_path import HotPath
 from streams.runtime.logs import parsed
 from streams.runtime.terminal import Exit
+from streams.runtime.topics import partition_of
 from streams.runtime.wiring import hot_path_settings
 from tests.integration.conftest import LOCAL_KAFKA
+from tests.integration.host_faults import read_all
 from tests.integration.pages import DOCS, Example, examples
+from tests.integration.worker_process import Worker, run_tocsin, until
 
 WAIT_S = 60
 ROWS = 300
+MANY_ROWS = 3_000
+"""So many that of those which are looked at for `Closed`, one in 64, enough lie wrong."""
 SETTINGS = """
 [kafka]
 broker = "{broker}"
@@ -31,6 +43,11 @@ broker = "{broker}"
 [join]
 folder = "{folder}"
 checkpoint = "200 ms"
+allowed_disorder = "1 s"
+idle_after = "2 s"
+
+[policy.severities.4]
+first_wait = "1 s"
 
 [models.fraud]
 kind = "classification"
@@ -107,10 +124,10 @@ def write(folder: Path, name: str, rows: Sequence[dict[str, object]]) -> None:
     (folder / name).write_text("".join(lines), encoding="utf-8")
 
 
-def write_rows(folder: Path, name: str) -> list[str]:
+def write_rows(folder: Path, name: str, rows: int = ROWS) -> list[str]:
     """Write outputs and their labels into the files that the page names; return the ids."""
     now_ms = time.time_ns() // 1_000_000
-    ids = [f"{name}-ü-{number}" for number in range(ROWS)]
+    ids = [f"{name}-ü-{number}" for number in range(rows)]
     write(folder, "outputs.tsv", [
         {"prediction_id": one, "model": "fraud", "made_at_ms": now_ms, "prediction": 1, "score": 0.9} for one in ids
     ])  # fmt: skip
@@ -125,6 +142,38 @@ def lines_of(heading: str, topic: str) -> Example:
     (example,) = of(heading, containing="-t model-outputs" if heading == "kcat" else "--topic model-outputs")
     (line,) = [line for line in example.text.splitlines() if f" {topic} " in line]
     return Example(heading, "sh", line)
+
+
+def elsewhere(topic: str) -> Example:
+    """Return the command of kcat that sends to a topic, with the partitioner that kcat has by itself."""
+    right = lines_of("kcat", topic)
+    wrong = Example("kcat", "sh", right.text.replace("-X partitioner=murmur2_random", ""))
+    assert wrong.text != right.text
+    return wrong
+
+
+def said(broker: str, topic: str) -> list[Any]:
+    """Return all records of a topic."""
+    return [specs.decode(topic, one.key(), one.value(), headers_of(one.headers())) for one in read_all(broker, topic)]
+
+
+def misplaced(broker: str) -> tuple[int, int]:
+    """Return how many rows are said to lie wrong, and through which time every source partition has said so."""
+    newest = {one.source_partition: one for one in said(broker, topics.WINDOW_STATS) if isinstance(one, Closed)}
+    through_ms = [newest[source].through_ms if source in newest else 0 for source in range(4)]
+    return sum(one.misplaced for one in newest.values()), min(through_ms)
+
+
+def judged(broker: str) -> list[Through]:
+    """Return the marks of detect on the partition that holds what it says of Tocsin itself."""
+    found = [one for one in said(broker, topics.FINDINGS) if isinstance(one, Through)]
+    return [one for one in found if one.partition == partition_of("tocsin", 4)]
+
+
+def misplaced_by(broker: str, at_ms: int) -> int:
+    """Wait until everything up to a time is closed, and return how many rows are said to lie wrong."""
+    until(lambda: misplaced(broker)[1] > at_ms, why=lambda: misplaced(broker))
+    return misplaced(broker)[0]
 
 
 @pytest.mark.kafka
@@ -174,9 +223,7 @@ def test_another_partitioner_is_counted_and_loud_and_what_it_sent_is_mended_by_s
     before = join.counted("labelled")
     ids = write_rows(tmp_path, "astray")
     lines_of("kcat", "model-outputs").run(whole_kafka, tmp_path)
-    right = lines_of("kcat", "labels")
-    wrong = Example("kcat", "sh", right.text.replace("-X partitioner=murmur2_random", ""))
-    assert wrong.text != right.text
+    right, wrong = lines_of("kcat", "labels"), elsewhere("labels")
     wrong.run(whole_kafka, tmp_path)
 
     astray = [one for one in ids if zlib.crc32(one.encode()) % 4 != murmur2(one.encode(), 4)]
@@ -198,6 +245,49 @@ def test_another_partitioner_is_counted_and_loud_and_what_it_sent_is_mended_by_s
 
     right.run(whole_kafka, tmp_path)
     join.until("labelled", before + ROWS)
+
+
+@pytest.mark.kafka
+@pytest.mark.program("kcat")
+def test_rows_of_another_partitioner_become_one_finding_and_one_incident_with_its_ticket_however_many_come(
+    join: Joining, whole_kafka: str, tmp_path: Path
+) -> None:
+    options = ["--config", str(join.file)]
+
+    def incidents() -> list[dict[str, Any]]:
+        listed = run_tocsin(options, "incidents", "list", "--all", "--json").stdout
+        return [json.loads(line) for line in listed.splitlines()]
+
+    made = run_tocsin(options, "topics", "create")
+    assert made.returncode == Exit.DONE, made.stderr
+    before = misplaced_by(whole_kafka, time.time_ns() // 1_000_000)
+    worker = Worker(options, tmp_path / "worker.log", "detect", "triage", "escalate", "notify")
+    try:
+        ids = write_rows(tmp_path, "elsewhere", MANY_ROWS)
+        elsewhere("labels").run(whole_kafka, tmp_path)
+        until(incidents, why=worker.log.read_text)
+        ids += write_rows(tmp_path, "still elsewhere", MANY_ROWS)
+        elsewhere("labels").run(whole_kafka, tmp_path)
+        sent_ms = time.time_ns() // 1_000_000
+        hashes = id_hashes(["fraud"], np.zeros(len(ids), np.int32), ids).tolist()
+        looked_at = [one for one, hashed in zip(ids, hashes, strict=True) if hashed % 64 == 0]
+        astray = [one for one in looked_at if zlib.crc32(one.encode()) % 4 != murmur2(one.encode(), 4)]
+        assert misplaced_by(whole_kafka, sent_ms) == before + len(astray) > 50
+        until(lambda: any(one.through_ms > sent_ms for one in judged(whole_kafka)), why=worker.log.read_text)
+        [incident] = incidents()
+        until(
+            lambda: (
+                "ticket to team:platform by log"
+                in run_tocsin(options, "incidents", "show", incident["display_id"]).stdout
+            ),
+            why=worker.log.read_text,
+        )
+    finally:
+        status = worker.end()
+    assert status == 0, worker.log.read_text()[-3000:]
+    assert (incident["model"], incident["severity"], incident["status"]) == ("tocsin", 4, "Investigating")
+    [finding] = [one for one in said(whole_kafka, topics.FINDINGS) if isinstance(one, Finding)]
+    assert (finding.kind, finding.state, finding.ledger) == ("misplaced_rows", "firing", "ticket")
 
 
 def test_the_table_of_hashes_is_that_of_the_partitioner() -> None:
