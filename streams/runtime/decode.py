@@ -59,7 +59,8 @@ TEXT_BYTES = 65_536
 SAMPLED_IDS = 100
 """Row ids of a batch whose partition is checked for the log, the metrics and the probes."""
 LOOKED_AT_ONE_IN = 64
-"""Rows of which one is looked at for `Closed`: those whose hash is a multiple, so that neither batches nor restarts choose."""
+"""Rows of which one is looked at for `Closed`, a power of two: those whose hash is a multiple of it, so that neither batches
+nor restarts choose."""
 
 _SINGLE_MAX = float(np.finfo(np.float32).max)
 _ABSENT = float("nan")
@@ -399,7 +400,7 @@ class Edge(ABC, Generic[BatchT]):
     ) -> npt.NDArray[np.int8]:
         """Say of one row in `LOOKED_AT_ONE_IN` whether it belongs to another partition; `ids` gives those of some rows."""
         misplaced = np.full(len(id_hash), NOT_LOOKED_AT, np.int8)
-        rows = np.flatnonzero(id_hash % np.uint64(LOOKED_AT_ONE_IN) == 0)
+        rows = np.flatnonzero(id_hash & np.uint64(LOOKED_AT_ONE_IN - 1) == 0)
         misplaced[rows] = [murmur2(one, self._partitions) != partition for one in ids(rows)]
         return misplaced
 

@@ -83,6 +83,7 @@ TOCSIN = "tocsin"
 """The pseudo-model of our own monitoring."""
 
 MISPLACED = "misplaced_rows"
+_MOST_ROWS = 2**63 - 1
 
 LABEL_DETECTORS = ("label_pipeline", "label_silence")
 
@@ -188,8 +189,8 @@ class Looked(msgspec.Struct, array_like=True, frozen=True):
         return self.rows >= MISPLACED_ROWS / MISPLACED_SHARE
 
     def plus(self, other: "Looked") -> "Looked":
-        """Add up."""
-        return Looked(self.rows + other.rows, self.misplaced + other.misplaced)
+        """Add up, to no more than state and findings can hold."""
+        return Looked(min(self.rows + other.rows, _MOST_ROWS), min(self.misplaced + other.misplaced, _MOST_ROWS))
 
     def since(self, before: "Looked") -> "Looked":
         """Return what came since a count of the same join; all of it where that has begun anew."""

@@ -386,7 +386,7 @@ class Join:
         made_at_ms = batch.made_at_ms[at]
         place_ms = self._watermarks[OUTPUTS].pass_rows(np.minimum(made_at_ms, batch.broker_ms[at]))
         self._counting.cover(OUTPUTS, self._tick(place_ms), batch.offset[at])
-        self._look_at(batch.misplaced[at], np.maximum(made_at_ms, place_ms))
+        self._look_at(batch.misplaced[at], made_at_ms, place_ms)
         cells = self._book.of_rows(
             _chosen(batch.model, at),
             _chosen(batch.version, at),
@@ -509,7 +509,7 @@ class Join:
         labelled_at_ms = batch.labelled_at_ms[at]
         place_ms = self._watermarks[LABELS].pass_rows(np.minimum(labelled_at_ms, batch.broker_ms[at]))
         self._counting.cover(LABELS, self._tick(place_ms), batch.offset[at])
-        self._look_at(batch.misplaced[at], np.maximum(labelled_at_ms, place_ms))
+        self._look_at(batch.misplaced[at], labelled_at_ms, place_ms)
         waits = np.array([self._book.wait_of(model) for model in batch.model.values], np.int64)
         own_due_ms = np.where(batch.made_at_ms[at] >= 0, batch.made_at_ms[at] + waits[batch.model.codes[at]], -NEVER)
         late = own_due_ms < place_ms
@@ -893,11 +893,12 @@ class Join:
         ticks: Ints = times_ms // self.settings.tick_ms * self.settings.tick_ms
         return ticks
 
-    def _look_at(self, misplaced: npt.NDArray[np.int8], times_ms: Ints) -> None:
+    def _look_at(self, misplaced: npt.NDArray[np.int8], own_ms: Ints, place_ms: Ints) -> None:
         """Count the rows whose partition was looked at: whatever becomes of them, in the ticks in which they count."""
         rows = np.flatnonzero(misplaced != NOT_LOOKED_AT)
         if len(rows):
-            self._counting.look_at(self._tick(times_ms[rows]), misplaced[rows] == MISPLACED)
+            ticks = self._tick(np.maximum(own_ms[rows], place_ms[rows]))
+            self._counting.look_at(ticks, misplaced[rows] == MISPLACED)
 
     def _by_model(self, cells: npt.NDArray[np.uint16]) -> Iterator[tuple[str, Ints]]:
         """Yield each model with the positions of its rows."""

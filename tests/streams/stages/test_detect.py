@@ -733,6 +733,14 @@ def test_which_source_partition_was_read_first_does_not_show_in_what_is_found_of
     assert findings(whole(detect, detect.receive([one for part in ASTRAY for one in part]))) == in_order
 
 
+def test_ticks_that_become_due_at_one_go_are_judged_one_by_one() -> None:
+    #  three close tick by tick, the fourth all seven at once: before the others, or when they wait for it
+    seldom = [*ASTRAY[:3], ASTRAY[3][-1:]]
+    waited_for = findings(fed(stage(), [record for part in seldom for record in part]))
+    assert [one.decided_at_ms for one in waited_for] == [110_000]
+    assert findings(fed(stage(), [record for part in seldom[::-1] for record in part])) == waited_for
+
+
 def test_a_mark_that_is_sent_again_counts_no_row_twice() -> None:
     again = [[one for mark in part for one in (mark, mark)] for part in ASTRAY]
     assert findings(fed(stage(), in_turn(again))) == findings(fed(stage(), in_turn(ASTRAY)))
@@ -762,6 +770,16 @@ def test_a_hand_that_tried_something_is_no_finding(sampled: int, misplaced: int)
 def test_a_join_that_counts_from_the_beginning_again_is_believed() -> None:
     [one] = findings(fed(stage(), in_turn(placed((90, 0), (2, 2)))))
     assert (one.effect.observed, one.n) == (8 / 368, 368)
+
+
+def test_no_count_of_a_mark_is_too_great_to_be_kept_and_told() -> None:
+    most = 2**63 - 1
+    rows: Rows = {}
+    detect = stage(rows)
+    [one] = findings(fed(detect, in_turn(placed((most, most), (most, most)))))
+    assert Finding.decode(one.encode()) == one
+    detect.receive([closed(0, 200_000, 3, 3), closed(1, 200_000, most, 0), deployment("d")])
+    assert detect.settled
 
 
 def test_one_owner_tells_of_misplaced_rows_and_a_join_that_does_not_look_says_nothing() -> None:

@@ -291,8 +291,8 @@ def test_a_batch_that_was_taken_changes_nothing_when_it_comes_again() -> None:
 
 def test_rows_that_were_looked_at_count_in_their_ticks_whatever_becomes_of_them() -> None:
     #  ticks  10       20       30      40
-    #         a  b,b'  |  c     |  d'   |        b' a copy, c nobody looked at, d' from an hour ago by its clock
-    #  labels a a'             z                 a' a copy, z of no output
+    #         a  b,b'  |  c     |  d    |        b' a copy, c nobody looked at
+    #  labels a a'             z                   a' a copy, z of no output
     made = ((1, 11, False), (2, 12, True), (2, 13, True), (3, 22, None), (4, 31, True))
     outputs = [
         OutputRow(offset=at, broker_ms=99, id_hash=of, made_at_ms=made_at_ms, model="fraud", misplaced=misplaced)
@@ -312,6 +312,19 @@ def test_rows_that_were_looked_at_count_in_their_ticks_whatever_becomes_of_them(
     driver.checkpoint()
     assert [(one.through_ms, one.sampled, one.misplaced) for one in driver.closed] == [(20, 5, 3), (40, 7, 5)]
     driver.check_sent()
+
+
+def test_a_row_that_is_ahead_is_said_to_be_looked_at_when_its_own_tick_closes() -> None:
+    #  broker  22            closed through 20, then 40
+    #  label   35, counts in the tick of 30, long after that of its offset is closed
+    driver = _driver(
+        ([], [LabelRow(offset=0, broker_ms=22, id_hash=1, labelled_at_ms=35, model="fraud", misplaced=True)])
+    )
+    driver.read(LABELS, 1)
+    for clock_ms in (45, 65):
+        driver.advance(clock_ms)
+        driver.checkpoint()
+    assert [(one.through_ms, one.sampled, one.misplaced) for one in driver.closed] == [(20, 0, 0), (40, 1, 1)]
 
 
 @given(logs(), STEPS)
