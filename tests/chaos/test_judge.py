@@ -382,7 +382,7 @@ def is_message(record: Any) -> bool:  # noqa: ANN401
 @pytest.mark.parametrize(
     ("stage", "wanted", "found"),
     [
-        ("escalate", is_acknowledged, "the ladder of {} is at 3, and 4 was passed"),
+        ("escalate", is_acknowledged, "the ladder of {} is at {}, and {} was passed"),
         ("escalate", is_end, "message {} is waited for, and its end was passed: delivered"),
         ("notify", is_acknowledged, "of incident {} it knows Seen"),
         ("notify", is_message, "message {} was passed, and neither waits nor has ended"),
@@ -398,7 +398,8 @@ def test_a_record_that_escalate_or_notify_skips_is_found(
     [(_, record)] = heard.unheard
     faults = Faults()
     judge_passed(read(heard), settings(), faults)
-    what = found.format(getattr(record, "notification_id", record.incident_id))
+    seq = record.seq if isinstance(record, Incident) else 0
+    what = found.format(getattr(record, "notification_id", record.incident_id), seq - 1, seq)
     assert [fault for fault in faults.lost if fault.split(": ", 1)[1].startswith(what)], faults.lost
 
 
@@ -406,15 +407,20 @@ def test_of_two_transitions_in_one_group_the_first_that_escalate_skips_is_found(
     def is_raised(record: Any) -> bool:  # noqa: ANN401
         return isinstance(record, Incident) and record.reason == "severity_raised"
 
-    heard = HardOfHearing(8, {"escalate": [is_raised]})
+    heard = HardOfHearing(3, {"escalate": [is_raised]})
     heard.run()
     [(_, raised)] = heard.unheard
     faults, logs = Faults(), read(heard)
     judge_passed(logs, settings(), faults)
-    said = f"no order of what was passed makes the ladder of {raised.incident_id}; it was told of [3, 4]"
+    told_of = [raised.seq, raised.seq + 1]
+    said = f"no order of what was passed makes the ladder of {raised.incident_id}; it was told of {told_of}"
     assert [fault for fault in faults.lost if fault.endswith(said)], faults.lost
     judge_messages(logs, heard.now_ms, heard.delivered, faults)
-    assert [fault for fault in faults.lost if fault.startswith(f"transition {(raised.incident_id, 3)} was not told to")]
+    assert [
+        fault
+        for fault in faults.lost
+        if fault.startswith(f"transition {(raised.incident_id, raised.seq)} was not told to")
+    ]
 
 
 def test_of_a_changelog_that_was_compacted_what_is_left_is_judged(run: Said) -> None:
