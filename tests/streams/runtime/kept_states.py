@@ -125,6 +125,7 @@ def join_state() -> Sample:
             offset=number,
             broker_ms=5 * number,
             id_hash=1 + number,
+            misplaced=number % 2 == 0 if number % 3 == 0 else None,
             made_at_ms=5 * number,
             model=test_join.NAMES[number % 3],
             version="7",
