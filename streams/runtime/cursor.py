@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from streams.runtime.kafka import is_fatal, topic_descriptions
@@ -195,7 +195,13 @@ class ReadBack:
             assert offset is not None
             if offset >= end:
                 return records, end
-            records.append(Bytes(offset, message.key(), message.value(), headers_of(message.headers())))
+            kind, at_ms = message.timestamp()
+            has_time = kind != TIMESTAMP_NOT_AVAILABLE
+            records.append(
+                Bytes(
+                    offset, message.key(), message.value(), headers_of(message.headers()), at_ms if has_time else None
+                )
+            )
             if offset == end - 1:
                 return records, end
         self._assigned_from = records[-1].offset + 1

@@ -249,7 +249,11 @@ class Owned:
     epoch: int
     next_changelog_offset: int
     moved_at_s: dict[str, float]
+    read_from_s: dict[str, float]
+    """By input, a moment before which all that came to the broker is read."""
     clock_seen_at_s: float
+    all_read_s: dict[str, float] = field(default_factory=dict)
+    """By input, when it was last asked where it ends and all of that was read."""
     told_ms: dict[str, int] = field(default_factory=dict)
     clock_ms: int = -1
     clock_seen_ms: int = -1
@@ -262,6 +266,20 @@ class Owned:
     def reached(self, ends: Mapping[str, int]) -> bool:
         """Tell whether all inputs are read up to `ends`."""
         return all(self.view.cursors[topic] >= end for topic, end in ends.items())
+
+    def note_read(self, topic: str, at_ms: int | None) -> None:
+        """Learn that a record was read, which came to the broker at a time of the wall."""
+        if at_ms is not None:
+            age_s = max(time.time() - at_ms / 1000, 0.0)
+            self.read_from_s[topic] = max(now_s() - age_s, self.all_read_s.get(topic, -math.inf))
+
+    def note_ends(self, ends: Mapping[str, int], asked_s: float) -> None:
+        """Learn where inputs ended when the brokers were asked; what came later came after `asked_s`."""
+        self.ends = ends
+        for topic, end in ends.items():
+            if self.view.cursors[topic] >= end:
+                self.all_read_s[topic] = asked_s
+                self.read_from_s[topic] = max(self.read_from_s[topic], asked_s)
 
     def behind(self, ends: Mapping[str, int]) -> list[str]:
         """Return the inputs that are not read up to `ends`."""
@@ -410,7 +428,8 @@ class StageHost:
                 await self._read_back(owned, topic, message.offset)
             match place(owned.view.cursors[topic], message.offset):
                 case Place.NEXT:
-                    record = Bytes(message.offset, message.key, message.value, headers_of(message.headers))
+                    at_ms = None if message.timestamp is None else round(message.timestamp * 1000)
+                    record = Bytes(message.offset, message.key, message.value, headers_of(message.headers), at_ms)
                     await self._receive(owned, topic, record)
                 case Place.REPEAT:
                     self.counts.repeats += 1
@@ -439,6 +458,7 @@ class StageHost:
         self.counts.handled += 1
         view.cursors[topic] = record.offset + 1
         owned.moved_at_s[topic] = now_s()
+        owned.note_read(topic, record.at_ms)
         self._gather(owned, outputs)
         return await self._go_on(owned) and await self._advance_if_due(owned)
 
@@ -591,6 +611,7 @@ class StageHost:
             heard = {} if was_moving else {partition: owned.clock_ms for partition, owned in self.owned.items()}
             read = {partition: dict(self.owned[partition].view.cursors) for partition in heard}
             places = self._places(heard) or [(self._clock_topic, 0)]  # whoever owns nothing asks whether they are there
+            asked_s = now_s()
             found = await self._ask(self._edges.ends, places, partial(self._moves_as, was_moving))
             if found is None or not heard:
                 continue
@@ -600,7 +621,7 @@ class StageHost:
                 for partition, now_ms in heard.items():
                     owned = self.owned.get(partition)
                     if owned is not None and not self.moving:
-                        await self._look(owned, now_ms, ends[partition])
+                        await self._look(owned, now_ms, ends[partition], asked_s)
             if not self._is_leaving:
                 self._watch_clock()
             await self._wait_for_room()
@@ -653,15 +674,17 @@ class StageHost:
             for partition in partitions
         }
 
-    async def _look(self, owned: Owned, now_ms: int, ends: Mapping[str, int]) -> None:
+    async def _look(self, owned: Owned, now_ms: int, ends: Mapping[str, int], asked_s: float) -> None:
         """Pass on the clock if all is read, read back what does not come, and watch that the clock comes at all.
 
         Parameters
         ----------
         ends
             Of each input, asked after `now_ms` was heard: what was acknowledged before is counted.
+        asked_s
+            When that was.
         """
-        owned.ends = ends
+        owned.note_ends(ends, asked_s)
         if not await self._go_on(owned):
             return
         if now_ms > owned.clock_seen_ms:
@@ -726,14 +749,18 @@ class StageHost:
             asking.cancel()
 
     async def _ask_on(self) -> None:
-        """Ask the brokers whether they are there, in place of the watch, which may be the one that waits.
+        """Ask the brokers where the inputs end, in place of the watch, which may be the one that waits.
 
         Those that acknowledge no write may answer all the same, and are not away.
         """
         while True:
             await asyncio.sleep(WATCH_S)
-            places = self._places(self.owned) or [(self._clock_topic, 0)]
-            await self._ask(self._edges.ends, places, lambda: True)
+            mine, asked_s = list(self.owned), now_s()
+            places = self._places(mine) or [(self._clock_topic, 0)]
+            found = await self._ask(self._edges.ends, places, lambda: True) or {}
+            for partition, ends in self._by_input(mine, found).items():
+                if partition in self.owned:
+                    self.owned[partition].note_ends(ends, asked_s)
 
     async def commit(self) -> None:
         """Make groups durable, one after the other, for as long as the worker lives."""
@@ -929,6 +956,7 @@ class StageHost:
                     epoch=epoch,
                     next_changelog_offset=next_offset,
                     moved_at_s=dict.fromkeys(self.spec.inputs, now_s()),
+                    read_from_s=dict.fromkeys(self.spec.inputs, now_s()),
                     clock_seen_at_s=self._listening_s(),
                 )
             self._taken_in = rebalance
@@ -1061,6 +1089,11 @@ class StageHost:
                 (topic, partition): max(end - owned.view.cursors[topic], 0)
                 for partition, owned in self.owned.items()
                 for topic, end in owned.ends.items()
+            },
+            read_from_s={
+                (topic, partition): owned.read_from_s[topic]
+                for partition, owned in self.owned.items()
+                for topic in owned.ends
             },
             state_rows=len(self._table),
             answered_s=self._answered_s,

@@ -37,6 +37,8 @@ class StageStatus:
         Of this process since it began (`faust_host.Counts`).
     lags
         By topic and partition: offsets between the cursor and the end, as it was asked last.
+    read_from_s
+        By the same, a moment before which all that came to the broker is read.
     answered_s
         When the brokers last answered.
     refusal
@@ -59,6 +61,7 @@ class StageStatus:
     counts: Mapping[str, int]
     rebalances: int
     lags: Mapping[tuple[str, int], int]
+    read_from_s: Mapping[tuple[str, int], float]
     state_rows: int
     answered_s: float
     refusal: str
@@ -103,6 +106,8 @@ def measures_of(status: StageStatus, now_s: float) -> Iterator[Measure]:
         yield Measure("tocsin_restore_progress_ratio", (stage, str(partition)), share)
     for (topic, partition), lag in status.lags.items():
         yield Measure("tocsin_lag_offsets", (stage, topic, str(partition)), lag)
+        lag_s = max(now_s - status.read_from_s[topic, partition], 0.0) if lag else 0.0
+        yield Measure("tocsin_stage_lag_seconds", (stage, topic, str(partition)), lag_s)
     for name, metric in _COUNTS.items():
         yield Measure(metric, (stage,), status.counts.get(name, 0))
     yield Measure("tocsin_dead_letters_total", (stage,), 0)  # there before the first, which `own` counts

@@ -113,6 +113,10 @@ METRICS: Mapping[str, Measured] = {
     "tocsin_join_baselines_refused_total": _counter("", "Baselines that cannot be read."),
     "tocsin_join_broker_errors_total": _counter("error", "Errors of the join's clients, by librdkafka's name."),
     # detect, triage, escalate, notify
+    "tocsin_stage_lag_seconds": _gauge(
+        "stage topic partition",
+        "About how old the oldest record is that is not read, by the times that the brokers hold; 0 at the end of the log.",
+    ),
     "tocsin_stage_records_total": _counter("stage", "Records that were handled."),
     "tocsin_stage_outputs_total": _counter("stage", "Records that were written and acknowledged, state left out."),
     "tocsin_stage_repeats_total": _counter("stage", "Records below the cursor, which changed nothing."),

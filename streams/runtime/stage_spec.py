@@ -18,12 +18,13 @@ Rows = MutableMapping[str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """One record as it lies in the log."""
+    """One record as it lies in the log; `at_ms` is the time that the broker holds for it, None where it holds none."""
 
     offset: int
     key: bytes | None
     value: bytes | None
     headers: Headers
+    at_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

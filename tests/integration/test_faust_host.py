@@ -719,12 +719,22 @@ def test_with_no_room_left_behind_a_stuck_write_the_brokers_are_asked_on_and_not
     async def trial() -> None:
         async with few.worker(toys.specs()[:1]) as host:
             await until(lambda: host.ready)
+
+            def lag(unit: str) -> float:
+                name = {"offsets": "tocsin_lag_offsets", "seconds": "tocsin_stage_lag_seconds"}[unit]
+                found: dict[Any, float] = {one[:2]: one.value for one in host.measures()}
+                return found[name, ("tally", "events", "1")]
+
             with held_receipts(monkeypatch):
                 few.events(1, range(1, 201))
                 said = re.compile("tally: no write acknowledged for [1-9][0-9] s")
                 await until(lambda: any(map(said.fullmatch, host.health(wait).unready)))
-                assert host.counts()["tally"]["handled"] < 200, "there is no room"
+                handled = host.counts()["tally"]["handled"]
+                assert handled < 200, "there is no room"
+                await until(lambda: lag("offsets") == 200 - handled)
+                assert lag("seconds") > 10
             await until(lambda: not host.health(wait).unready and len(few.ids("tallied")) == 200)
+            await until(lambda: lag("offsets") == lag("seconds") == 0)
 
     run(trial)
 

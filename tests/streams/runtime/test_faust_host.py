@@ -10,7 +10,7 @@ import pytest
 from faust.types import TP
 
 from streams.runtime import faust_host
-from streams.runtime.faust_host import StageHost
+from streams.runtime.faust_host import Owned, StageHost
 from streams.runtime.logs import parsed
 from streams.runtime.write_ahead import epoch_headers
 
@@ -96,3 +96,51 @@ def test_another_topic_of_the_same_name_ends_the_worker_when_two_answers_say_so(
     line = parsed(f"host.ended reason={ended[0]}")
     assert (line["reason"], line["topics"]) == ("made_anew", "['findings']")
     assert "from their beginning" in str(line["error"])
+
+
+class Clocks:
+    """The two clocks of a host, which are told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        monkeypatch.setattr(faust_host, "now_s", lambda: self.now_s)
+        monkeypatch.setattr("streams.runtime.faust_host.time.time", lambda: 1_000_000 + self.now_s)
+
+    def at_ms(self, ago_s: float) -> int:
+        return round((1_000_000 + self.now_s - ago_s) * 1000)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def owned(cursor: int, now_s: float) -> Owned:
+    view: Any = SimpleNamespace(cursors={"findings": cursor})
+    return Owned(
+        partition=0, view=view, stage=None, epoch=1, next_changelog_offset=0, moved_at_s={},
+        read_from_s={"findings": now_s}, clock_seen_at_s=now_s,
+    )  # fmt: skip
+
+
+def test_a_backlog_is_as_old_as_the_record_that_was_read_last(clocks: Clocks) -> None:
+    one = owned(5, clocks.now_s)
+    one.note_ends({"findings": 9}, clocks.now_s)
+    one.note_read("findings", clocks.at_ms(ago_s=60))
+    assert one.read_from_s["findings"] == clocks.now_s - 60
+    one.note_read("findings", None)
+    one.note_read("findings", clocks.at_ms(ago_s=-30))
+    assert one.read_from_s["findings"] == clocks.now_s, "a clock of its writer that is ahead"
+
+
+def test_what_comes_after_all_was_read_is_no_older_than_that(clocks: Clocks) -> None:
+    #  a record | an hour of nothing, asked each second | the next, not read yet
+    one = owned(5, clocks.now_s)
+    one.note_read("findings", clocks.at_ms(ago_s=3_600))
+    one.note_ends({"findings": 5}, clocks.now_s - 1)
+    assert one.read_from_s["findings"] == clocks.now_s - 1
+    one.note_read("findings", clocks.at_ms(ago_s=3_600))
+    assert one.read_from_s["findings"] == clocks.now_s - 1, "it was read again"
+    clocks.now_s += 20
+    one.note_ends({"findings": 6}, clocks.now_s)
+    assert one.read_from_s["findings"] == clocks.now_s - 21

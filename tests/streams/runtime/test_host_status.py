@@ -1,7 +1,9 @@
 """What a host of small stages publishes becomes answers of its probes."""
 
+from dataclasses import replace
+
 from config.settings import ProbeSettings
-from streams.runtime.host_status import StageStatus, health_of
+from streams.runtime.host_status import StageStatus, health_of, measures_of
 
 BOUNDS = ProbeSettings(
     address="127.0.0.1", port=0, answer_wait_ms=4_000, mismatch_wait_ms=60_000, silent_after_ms=60_000
@@ -10,7 +12,7 @@ BOUNDS = ProbeSettings(
 
 def seen(answered_s: float, refusal: str, writing_s: float | None = None, *, moving: bool = False) -> StageStatus:
     return StageStatus(
-        stage="triage", moving=moving, restored=True, owned=(0, 1), restoring={}, counts={}, rebalances=1, lags={},
+        stage="triage", moving=moving, restored=True, owned=(0, 1), restoring={}, counts={}, rebalances=1, lags={}, read_from_s={},
         state_rows=0, answered_s=answered_s, refusal=refusal, writing_s=writing_s,
         lasting_s=None, waiting=0, own=(),
     )  # fmt: skip
@@ -40,3 +42,14 @@ def test_a_stage_that_waits_for_its_claim_to_be_acknowledged_says_so_and_not_tha
     assert "waits for partitions" in health_of([claiming], {}, 131.0, BOUNDS).unready[0]
     [why] = health_of([seen(130.0, "", writing_s=100.0, moving=True)], {}, 131.0, BOUNDS).unready
     assert why == "triage: no write acknowledged for 31 s"
+
+
+def test_lag_in_seconds_is_told_beside_the_records_and_is_0_at_the_end_of_the_log() -> None:
+    places = ("findings", 0), ("findings", 1)
+    status = replace(
+        seen(130.0, ""), lags=dict(zip(places, (3, 0), strict=True)), read_from_s=dict.fromkeys(places, 91.0)
+    )
+    found = {(name, labels): value for name, labels, value in measures_of(status, 131.0)}
+    assert found["tocsin_lag_offsets", ("triage", "findings", "0")] == 3
+    assert found["tocsin_stage_lag_seconds", ("triage", "findings", "0")] == 40
+    assert found["tocsin_stage_lag_seconds", ("triage", "findings", "1")] == 0
