@@ -15,6 +15,14 @@ UNFINISHED_STATUS = 1
 log = logging.getLogger("tocsin.worker")
 
 
+def end_now(status: int) -> NoReturn:
+    """End the process, whatever of it still runs; what was logged is written."""
+    for handler in logging.getLogger().handlers:
+        with suppress(OSError, ValueError):
+            handler.flush()
+    os._exit(status)
+
+
 class Ending:
     """Listens for SIGTERM and Ctrl-C in the main thread, from `with` on to its end.
 
@@ -48,10 +56,7 @@ class Ending:
 
     def cut(self) -> NoReturn:
         """End the process now, whatever of it still runs; the status says whether all is written."""
-        for handler in logging.getLogger().handlers:
-            with suppress(OSError, ValueError):
-                handler.flush()
-        os._exit(0 if self._finished else UNFINISHED_STATUS)
+        end_now(0 if self._finished else UNFINISHED_STATUS)
 
     def __enter__(self) -> Self:
         for number in (signal.SIGTERM, signal.SIGINT):

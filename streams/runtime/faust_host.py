@@ -17,6 +17,7 @@ import math
 import os
 import ssl
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter, deque
@@ -34,6 +35,7 @@ from faust.assignor.partition_assignor import PartitionAssignor
 from faust.exceptions import ProducerSendError
 from faust.transport.drivers.aiokafka import Producer
 from faust.types import TP
+from mode.threads import WorkerThread
 
 from config.settings import ProbeSettings
 from schemas.clock import Clock
@@ -192,6 +194,11 @@ def end_hard(reason: str, error: BaseException | None = None) -> NoReturn:
         with suppress(OSError, ValueError):
             handler.flush()
     os._exit(EXIT_STATUS)
+
+
+def is_held() -> bool:
+    """Whether a thread of Faust's lives: where nobody stops it any more, it holds the process for ever."""
+    return any(isinstance(thread, WorkerThread) for thread in threading.enumerate())
 
 
 def now_s() -> float:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from config.settings import Settings
 from streams.runtime import hot_path
 from streams.runtime.ending import UNFINISHED_STATUS, Ending
-from streams.runtime.faust_host import end_hard
+from streams.runtime.faust_host import end_hard, is_held
 from streams.runtime.hot_path import HotPath
 from streams.runtime.metrics import Measure
 from streams.runtime.probes import Host, Probes
@@ -34,7 +34,14 @@ def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str])
         with _probes(settings, [path]):
             return hot_path.serve(path, settings.worker.stop_wait_ms)
     with Ending(settings.worker.stop_wait_ms) as ending:
-        return asyncio.run(_serve(settings, stages, environ, ending))
+        runner = asyncio.Runner()
+        try:
+            return runner.run(_serve(settings, stages, environ, ending))
+        finally:
+            if (
+                not is_held()
+            ):  # else a start failed, and Faust's tasks, which heed no cancellation, end with the process
+                runner.close()
 
 
 async def _serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str], ending: Ending) -> int:

@@ -156,6 +156,35 @@ def test_sigterm_while_a_stage_waits_for_the_others_of_its_group_ends_the_worker
     assert two.lines()[-1]["had_not_started"] == "triage"
 
 
+UNANSWERED = """
+import asyncio, sys
+from streams.runtime import cli, faust_host
+from streams.runtime.cursor import UnansweredError
+
+begin, others = faust_host.FaustHost.start, []
+
+async def start(host):
+    if "triage" not in host.stages:
+        await begin(host)
+        return others.append(host)
+    while not others:
+        await asyncio.sleep(0.1)
+    raise UnansweredError("findings: timed out")
+
+faust_host.FaustHost.start = start
+cli.main(sys.argv[1:])
+"""
+
+
+def test_brokers_that_go_away_while_one_of_two_stages_has_started_end_the_worker(begin: Begin, tmp_path: Path) -> None:
+    program = tmp_path / "unanswered.py"
+    program.write_text(UNANSWERED)
+    worker = begin("escalate", "triage", program=program)
+    assert worker.wait() == Exit.BROKER, worker.log.read_text()[-3000:]
+    assert worker.lines("worker.no_answer")
+    assert worker.lines()[-1]["event"] == "worker.ended"
+
+
 HARMS = {
     "a task returns": "faust_host.StageHost.watch = lambda self: asyncio.sleep(1)",
     "a task raises": "faust_host.StageHost.watch = lambda self: 1 / 0",

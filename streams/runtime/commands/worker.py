@@ -18,6 +18,8 @@ from confluent_kafka import KafkaException
 from streams.runtime import kafka, logs, topics, worker
 from streams.runtime.commands.common import add_settings, settings_of
 from streams.runtime.cursor import UnansweredError
+from streams.runtime.ending import end_now
+from streams.runtime.faust_host import is_held
 from streams.runtime.probes import ListenError
 from streams.runtime.segment_files import FolderError
 from streams.runtime.terminal import CommandError, Exit
@@ -72,4 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
         log.critical("worker.failed", exc_info=True)
         status = Exit.FAULT
     log.info("worker.ended status=%d", status)
+    if is_held():  # a start failed beside stages that had started
+        end_now(status)
     return status
