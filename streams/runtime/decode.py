@@ -36,7 +36,7 @@ from schemas.model import Model
 from schemas.output import Name, Output
 from streams.runtime import plain
 from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, identity_hashes, number_bits
-from streams.runtime.plain import EMPTY_IS_ABSENT, OF_MODELS, Kind, Scanned, Scanner, Scope, Wanted
+from streams.runtime.plain import EMPTY_IS_ABSENT, OF_MODELS, Joined, Kind, Scanned, Scanner, Scope, Wanted
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Headers
 from streams.stages.batch import (
@@ -73,7 +73,7 @@ Columns = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Messages:
-    """Messages of one topic and partition in order of place; the lists are equally long.
+    """Messages of one topic and partition in order of place; all are equally long.
 
     Parameters
     ----------
@@ -81,16 +81,19 @@ class Messages:
         Offsets `[start, end)` that they cover, gaps included.
     headers
         Those of a message, by its index here: only a refused message is asked for them.
+    joined
+        The values, where they lie one behind the other already and each has a key.
     """
 
     partition: int
     start: int
     end: int
-    offset: Sequence[int]
-    broker_ms: Sequence[int]
+    offset: Sequence[int] | npt.NDArray[np.int64]
+    broker_ms: Sequence[int] | npt.NDArray[np.int64]
     key: Sequence[bytes | None]
     value: Sequence[bytes | None]
     headers: Callable[[int], Headers] = lambda _: ()
+    joined: Joined | None = None
 
     def only(self, some: Sequence[int]) -> "Messages":
         """Return some of them, by their indices here, of the same stretch."""
@@ -101,6 +104,7 @@ class Messages:
             key=[self.key[at] for at in some],
             value=[self.value[at] for at in some],
             headers=lambda at: self.headers(some[at]),
+            joined=None,
         )
 
 
@@ -339,17 +343,15 @@ class Edge(ABC, Generic[BatchT]):
 
     def decode(self, messages: Messages) -> Decoded[BatchT]:
         """Decode messages in order of place."""
-        values = _readable(messages)
-        if self._scanner is None or not values:
-            return self._decoded_here(messages, values)
-        scanned = self._scanner.scan(values)
+        if self._scanner is None or not len(messages.value):
+            return self._decoded_here(messages)
+        scanned = self._scanner.scan(messages.joined or Joined.of(_readable(messages)))
         if not scanned.of_message.any():
-            return self._decoded_here(messages, values)
+            return self._decoded_here(messages)
         decoded = self._decoded_there(scanned, messages)
         if scanned.is_all:
             return decoded
-        others = np.flatnonzero(scanned.of_message == 0).tolist()
-        rest = self._decoded_here(messages.only(others), [values[at] for at in others])
+        rest = self._decoded_here(messages.only(np.flatnonzero(scanned.of_message == 0).tolist()))
         return Decoded(
             batch=merged(decoded.batch, rest.batch),
             dead=rest.dead,
@@ -367,7 +369,7 @@ class Edge(ABC, Generic[BatchT]):
         starts, lengths = scanned.column("id_start"), scanned.column("id_length")
         step = max(1, scanned.rows // SAMPLED_IDS)
         sample = [
-            scanned.data[start : start + length]
+            scanned.bytes_at(start, length)
             for start, length in zip(starts[::step].tolist(), lengths[::step].tolist(), strict=True)
         ]
         id_hash = identity_hashes(model.values, model.codes, scanned.column("id_hash"))
@@ -386,7 +388,7 @@ class Edge(ABC, Generic[BatchT]):
             model=model,
             dead=0,
         )
-        long = np.flatnonzero((scanned.lengths > TEXT_BYTES) & (count > 0)).tolist()
+        long = np.flatnonzero((np.diff(scanned.messages.starts) > TEXT_BYTES) & (count > 0)).tolist()
         return Decoded(
             batch=self._batch_of_plain(scanned, place),
             dead=[],
@@ -420,7 +422,8 @@ class Edge(ABC, Generic[BatchT]):
             np.append(hashes, np.uint32(0))[codes],
         )
 
-    def _decoded_here(self, messages: Messages, values: Sequence[bytes]) -> Decoded[BatchT]:
+    def _decoded_here(self, messages: Messages) -> Decoded[BatchT]:
+        values = _readable(messages)
         names = [name for name, _, _ in self.fields]
         names += [f"{group}_{number}" for group, inner in self._groups.items() for number in range(len(inner))]
         taken = _Taken(messages, {name: [] for name in names})
@@ -570,14 +573,14 @@ class Edge(ABC, Generic[BatchT]):
             error,
             topic=self.topic,
             partition=messages.partition,
-            offset=messages.offset[at],
+            offset=int(messages.offset[at]),
             key=key,
             value=value,
             row=row,
             stage="join",
         )
         letter = as_attempt(letter, messages.headers(at))
-        return msgspec.structs.replace(letter, decided_at_ms=max(messages.broker_ms[at], 0))
+        return msgspec.structs.replace(letter, decided_at_ms=max(int(messages.broker_ms[at]), 0))
 
     def _row_letter(self, messages: Messages, at: int, row: int, raw: Any, refusal: Exception) -> DeadLetter:  # noqa: ANN401
         """Make the dead letter of one row of a many-row message: its bytes are that row alone, under its own key."""
@@ -953,7 +956,7 @@ def _has_columns(raw: object) -> bool:
 
 def _readable(messages: Messages) -> Sequence[bytes]:
     """Return the values; what must be refused whatever it holds is made unreadable."""
-    keys, values = messages.key, messages.value
+    keys, values = list(messages.key), list(messages.value)
     if None in keys or None in values:
         return [b"" if key is None or value is None else value for key, value in zip(keys, values, strict=True)]
     return values  # type: ignore[return-value]

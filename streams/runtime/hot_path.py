@@ -17,17 +17,18 @@ import gc
 import logging
 import secrets
 import time
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
@@ -40,10 +41,10 @@ from schemas.fields import MalformedRecordError
 from schemas.model import Model
 from streams.runtime import heap, join_status, kafka, plain, topics
 from streams.runtime.claims import Claim, Kept, Taking
-from streams.runtime.cursor import headers_of
 from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
 from streams.runtime.delivery import LOOK_S, Delivery, UndeliveredError
 from streams.runtime.ending import UNFINISHED_STATUS, Ending
+from streams.runtime.fetched import Fetched, Notice, opened
 from streams.runtime.join_status import Status
 from streams.runtime.logs import tell
 from streams.runtime.metrics import Measure
@@ -294,7 +295,8 @@ class HotPath:
         if faults:
             raise StartRefusedError("\n".join(map(str, faults)))
         log.info("join.decodes compiled=%s", plain.library() is not None)
-        self._member: Consumer = kafka.group_member(
+        member = partial(
+            kafka.group_member,
             cluster,
             "join-outputs",
             settings.group,
@@ -305,7 +307,10 @@ class HotPath:
             on_commit=self._on_commit,
             **CHECKED,
         )
-        self._labels: Consumer = self._reader("labels", **CHECKED)
+        reader = partial(self._reader, "labels", **CHECKED)
+        self._member, outputs = opened(self._full(OUTPUTS), member)
+        self._labels, labels = opened(self._full(LABELS), reader)
+        self._sources = {OUTPUTS: outputs, LABELS: labels}
         self._changelog: Consumer = self._reader(
             "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}
         )
@@ -324,6 +329,8 @@ class HotPath:
         self._dead = []
         for one in list(self._owned):
             self._let_go(one)
+        for source in self._sources.values():
+            source.close()
         for consumer in (self._member, self._labels, self._changelog, self._follower):  # the first still calls back
             consumer.close()
 
@@ -512,7 +519,7 @@ class HotPath:
     def _take_followed(self, message: Message) -> None:
         place = message.topic() or "", message.partition() or 0
         if message.error() is not None:
-            self._note_error(message)
+            self._note_error(message.error())
             if _code(message) == _LOST_POSITION:
                 self._read_again(self._follower, place, self._followed[place])
             return
@@ -576,7 +583,7 @@ class HotPath:
             elif _code(message) == _EOF:
                 one.claim.end()
             else:
-                self._note_error(message)
+                self._note_error(message.error())
                 if _code(message) == _LOST_POSITION:
                     place = self._full(topics.CHANGELOG), one.partition
                     self._read_again(self._changelog, place, one.claim.read_to)
@@ -724,6 +731,7 @@ class HotPath:
         for one in working:
             one.unsure.add(topic)
             one.heard_s[topic] = time.monotonic()
+            self._sources[topic].follow(one.partition)
         return [TopicPartition(self._full(topic), one.partition, one.next[topic]) for one in working]
 
     # -- reading
@@ -731,14 +739,14 @@ class HotPath:
     def _read(self) -> int:
         """Read the topic that is behind in event time, and the other when that has no backlog; return how many."""
         if not self._may_read():
-            return self._take(OUTPUTS, self._fetch(OUTPUTS, 1, POLL_WAIT_S))  # nothing is fetched; the group is served
+            return self._take(OUTPUTS, 1, POLL_WAIT_S)  # nothing is fetched; the group is served
         first, second = (OUTPUTS, LABELS) if self._reached(OUTPUTS) <= self._reached(LABELS) else (LABELS, OUTPUTS)
         wait_s = POLL_WAIT_S if self._idle and all(one.join for one in self._owned.values()) else 0.0
-        count = self._take(first, self._fetch(first, BATCH_MESSAGES, wait_s))
+        count = self._take(first, BATCH_MESSAGES, wait_s)
         if count < BACKLOG_MESSAGES:
-            count += self._take(second, self._fetch(second, BATCH_MESSAGES, 0.0))
+            count += self._take(second, BATCH_MESSAGES, 0.0)
         elif first is LABELS and self._is_due("member", MEMBER_POLL_S):
-            count += self._take(OUTPUTS, self._fetch(OUTPUTS, 1, 0.0))
+            count += self._take(OUTPUTS, 1, 0.0)
         return count
 
     def _may_read(self) -> bool:
@@ -759,39 +767,32 @@ class HotPath:
             self._assign()
         return not paused
 
-    def _fetch(self, topic: str, most: int, wait_s: float) -> list[Message]:
-        consumer = self._member if topic == OUTPUTS else self._labels
-        first = consumer.poll(wait_s)
-        if first is None:
-            return []
-        return [first] if most == 1 else [first, *consumer.consume(most - 1, 0)]
-
     def _reached(self, topic: str) -> int:
         """Event time up to which a topic was read, in its partition that is furthest behind."""
         return min((one.newest_ms.get(topic, -1) for one in self._working()), default=-1)
 
-    def _take(self, topic: str, messages: Sequence[Message]) -> int:
-        """Decode messages of one topic, and hand them to their joins; return how many there were."""
-        good = [message for message in messages if message.error() is None]
-        if good:
-            self._hand_on(topic, good)
-        if len(good) < len(messages):  # after what came before it
-            for message in messages:
-                if message.error() is not None:
-                    self._take_notice(topic, message)
-        return len(good)
+    def _take(self, topic: str, most: int, wait_s: float) -> int:
+        """Fetch messages of one topic, decode them, and hand them to their joins; return how many there were."""
+        fetched = self._sources[topic].fetch(most, wait_s)
+        try:
+            count = len(fetched.offset)
+            if count:
+                self._hand_on(topic, fetched)
+            for notice in fetched.notices:  # after what came before it
+                self._take_notice(topic, notice)
+        finally:
+            fetched.free()
+        return count
 
-    def _hand_on(self, topic: str, good: Sequence[Message]) -> None:
+    def _hand_on(self, topic: str, fetched: Fetched) -> None:
         self._answered()
-        numbers = np.fromiter((message.partition() for message in good), np.int64, len(good))
-        for number in np.unique(numbers).tolist():
+        for number in np.unique(fetched.partition).tolist():
             one = self._owned.get(number)
             if one is None or one.join is None:
                 continue
-            chosen = np.flatnonzero(numbers == number)
-            mine = good if len(chosen) == len(good) else [good[at] for at in chosen.tolist()]
-            for piece in _pieces(mine):
-                self._join(one, one.join, topic, piece)
+            chosen = np.flatnonzero(fetched.partition == number)
+            for start, end in _pieces(fetched.size[chosen]):
+                self._join(one, one.join, topic, fetched, chosen[start:end])
                 if self._is_full():
                     self._checkpoint(self._working())
                 self._beat()
@@ -799,33 +800,22 @@ class HotPath:
     def _is_full(self) -> bool:
         return len(self._dead) >= DEAD_LETTERS_BOUND or self._dead_bytes >= DEAD_LETTERS_BYTES
 
-    def _join(self, one: _Owned, join: Join, topic: str, mine: Sequence[Message]) -> None:
+    def _join(self, one: _Owned, join: Join, topic: str, fetched: Fetched, chosen: npt.NDArray[np.int64]) -> None:
         start = one.next[topic]
-        offsets: list[int] = [message.offset() for message in mine]  # type: ignore[misc]
-        if offsets[0] < start:  # fetched under an assignment before this one
-            mine = mine[bisect_left(offsets, start) :]
-            offsets = offsets[bisect_left(offsets, start) :]
-            if not offsets:
-                return
-        if topic in one.unsure and offsets[0] > start and one.gaps.get(topic) != offsets[0]:
+        chosen = chosen[np.searchsorted(fetched.offset[chosen], start) :]  # some under an assignment before this one
+        if not len(chosen):
+            return
+        first = int(fetched.offset[chosen[0]])
+        if topic in one.unsure and first > start and one.gaps.get(topic) != first:
             # a gap of the log itself, or a record fetched under an assignment before this one: asked for again, a gap
             # of the log is there again
-            one.gaps[topic] = offsets[0]
+            one.gaps[topic] = first
             self.counts["gaps_asked_again"] += 1
             self._assign()
             return
         one.unsure.discard(topic)
         one.heard_s[topic] = time.monotonic()
-        messages = Messages(
-            partition=one.partition,
-            start=start,
-            end=offsets[-1] + 1,
-            offset=offsets,
-            broker_ms=[message.timestamp()[1] for message in mine],
-            key=[message.key() for message in mine],
-            value=[message.value() for message in mine],
-            headers=lambda at: headers_of(mine[at].headers()),
-        )
+        messages = fetched.messages(chosen, one.partition, start)
         decoded = self._edges[topic].decode(messages)
         batch: OutputBatch | LabelBatch = decoded.batch
         refused = join.receive(batch)
@@ -834,7 +824,7 @@ class HotPath:
         if len(times_ms):
             one.newest_ms[topic] = max(one.newest_ms.get(topic, -1), int(times_ms.max()))
         counts = self.counts
-        counts[f"messages_{topic}"] += len(offsets)
+        counts[f"messages_{topic}"] += len(chosen)
         counts[f"rows_{topic}"] += len(times_ms) + batch.dead
         counts[f"sampled_{topic}"] += decoded.sampled
         counts[f"partitioner_mismatch_{topic}"] += decoded.mismatched
@@ -860,12 +850,12 @@ class HotPath:
             self._dead.append(msgspec.structs.replace(letter, recorded_at_ms=now_ms))
             self._dead_bytes += len(letter.value or b"")
 
-    def _take_notice(self, topic: str, message: Message) -> None:
+    def _take_notice(self, topic: str, notice: Notice) -> None:
         """Note an error, and what does not go on because of it."""
-        self._note_error(message)
-        code, partition = _code(message), message.partition()
-        if code is not None and partition is not None and (code == _LOST_POSITION or code in UNREADABLE):
-            self._astray[topic, partition] = code
+        self._note_error(notice.error)
+        code = notice.error.code()
+        if notice.partition is not None and (code == _LOST_POSITION or code in UNREADABLE):
+            self._astray[topic, notice.partition] = code
 
     def _find_again(self) -> None:
         """Let inputs go on that do not, now and then: what is lost once may be lost for long."""
@@ -954,8 +944,7 @@ class HotPath:
             reader.close()
         raise TimeoutError(f"the brokers did not say what lies at {at}")
 
-    def _note_error(self, message: Message) -> None:
-        error = message.error()
+    def _note_error(self, error: KafkaError | None) -> None:
         if error is None or error.code() == _EOF:
             return
         self._count_error(error)
@@ -1186,12 +1175,10 @@ class _BrokenOffError(Exception):
     """The worker was told to stop while the brokers were away; nothing is lost, the next one reads it again."""
 
 
-def _pieces(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+def _pieces(size: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Cut messages so that what is decoded at once has a bound in bytes too, but for a single message."""
-    piece = np.cumsum(np.fromiter(map(len, messages), np.int64, len(messages))) // PIECE_BYTES
-    cuts = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(messages)]
-    for start, end in pairwise(cuts):
-        yield messages[start:end]
+    cuts = np.flatnonzero(np.diff(np.cumsum(size) // PIECE_BYTES)) + 1
+    yield from pairwise([0, *cuts.tolist(), len(size)])
 
 
 def _code(message: Message) -> int | None:
@@ -1211,12 +1198,12 @@ def _manifest(one: _Owned, key: bytes, value: bytes) -> Routed:
 
 def _with_bytes(letter: DeadLetter, messages: Messages, apart: Apart) -> DeadLetter:
     """Give a dead letter of the join the bytes of its row, where they are in these messages."""
-    at = bisect_left(messages.offset, letter.offset)
+    at = int(np.searchsorted(messages.offset, letter.offset))
     if at == len(messages.offset) or messages.offset[at] != letter.offset:
         return letter  # a label that waited too long: its bytes were read long ago
     row, key, value = apart.row(messages.key[at], messages.value[at], letter.row)
     letter = as_attempt(letter.holding(key, value), messages.headers(at))
-    return msgspec.structs.replace(letter, row=row, decided_at_ms=max(messages.broker_ms[at], 0))
+    return msgspec.structs.replace(letter, row=row, decided_at_ms=max(int(messages.broker_ms[at]), 0))
 
 
 def serve(path: HotPath, stop_wait_ms: int) -> int:

@@ -155,22 +155,40 @@ def powers_of_five() -> npt.NDArray[np.uint64]:
     return table
 
 
+class Joined(NamedTuple):
+    """Bytes one behind the other: the i-th are `data[starts[i]:starts[i + 1]]`.
+
+    >>> joined = Joined.of([b"ab", b"", b"c"])
+    >>> joined.data.tobytes(), joined.starts.tolist()
+    (b'abc', [0, 2, 2, 3])
+    """
+
+    data: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: Sequence[bytes]) -> "Joined":
+        """Join."""
+        starts = np.zeros(len(values) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=starts[1:])
+        return cls(np.frombuffer(b"".join(values), np.uint8), starts)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scanned:
     """Rows of the plain ones of some messages, in order of place.
 
     Parameters
     ----------
-    data
-        All messages, one behind the other.
-    lengths, of_message
-        Of each message: its bytes, and its rows, 0 where it is not plain.
+    messages
+        All that were looked at.
+    of_message
+        Of each message its rows, 0 where it is not plain.
     rows
         How many rows there are.
     """
 
-    data: bytes
-    lengths: npt.NDArray[np.int64]
+    messages: Joined
     of_message: npt.NDArray[np.int64]
     rows: int
     _room: Mapping[str, Array]
@@ -206,7 +224,11 @@ class Scanned:
     def _names(self, column: int) -> list[str]:
         count = int(self._room["book_count"][column])
         starts, lengths = (self._room[name][column, :count].tolist() for name in ("book_start", "book_length"))
-        return [self.data[at : at + length].decode() for at, length in zip(starts, lengths, strict=True)]
+        return [self.bytes_at(at, length).decode() for at, length in zip(starts, lengths, strict=True)]
+
+    def bytes_at(self, start: int, length: int) -> bytes:
+        """Return some bytes of the messages."""
+        return self.messages.data[start : start + length].tobytes()
 
 
 def _compact(codes: npt.NDArray[np.int32], names: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
@@ -231,7 +253,7 @@ class Scanner:
     ...           Wanted("model", Scope.ROW, Kind.NAME, low=1, high=OF_MODELS, required=True),
     ...           Wanted("label", Scope.ROW, Kind.ANSWER, required=True)]
     >>> values = [b'{"prediction_id":"a","model":"m","label":1}', b'{"model":"m","label":1}']
-    >>> scanned = Scanner(wanted).scan(values) if library() else None
+    >>> scanned = Scanner(wanted).scan(Joined.of(values)) if library() else None
     >>> scanned is None or (scanned.rows, scanned.of_message.tolist(), scanned.coded(0).values, scanned.classes()[1])
     (1, [1, 0], ('m',), [1])
     """
@@ -278,20 +300,17 @@ class Scanner:
     def _work(self, arrays: Mapping[str, Array], **sizes: int) -> _Work:
         return _Work(**{name: array.ctypes.data for name, array in arrays.items()}, **self._fixed, **sizes)
 
-    def scan(self, values: Sequence[bytes]) -> Scanned:
+    def scan(self, messages: Joined) -> Scanned:
         """Read what is plain."""
-        data = b"".join(values)
-        lengths = np.fromiter(map(len, values), np.int64, len(values))
-        starts = np.zeros(len(values) + 1, np.int64)
-        np.cumsum(lengths, out=starts[1:])
-        of_message = np.zeros(len(values), np.int64)
-        self._rows = max(self._rows, len(values))
+        data, starts = messages.data.ctypes.data, messages.starts.ctypes.data
+        of_message = np.zeros(len(messages.starts) - 1, np.int64)
+        self._rows = max(self._rows, len(of_message))
         while True:
             room = self._room()
             work = self._work({**self._plan, **room}, rows=self._rows, book_names=self._names)
-            rows = self._library.scan(ctypes.byref(work), data, starts.ctypes.data, len(values), of_message.ctypes.data)
+            rows = self._library.scan(ctypes.byref(work), data, starts, len(of_message), of_message.ctypes.data)
             if rows >= 0:
-                return Scanned(data=data, lengths=lengths, of_message=of_message, rows=rows, _room=room)
+                return Scanned(messages=messages, of_message=of_message, rows=rows, _room=room)
             self._rows, self._names = 2 * self._rows, 2 * self._names
 
     def _room(self) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.runtime.decode import Edge, LabelEdge, OutputEdge
-from streams.runtime.plain import FIRST_NAMES, FIRST_ROWS, library
+from streams.runtime.plain import FIRST_NAMES, FIRST_ROWS, Joined, library
 from tests.streams.runtime.test_decode import (
     GOOD,
     MODELS,
@@ -130,7 +130,7 @@ def test_labels_are_alike(values: list[bytes | None]) -> None:
 
 def plain_rows(edge: Edge[Any], values: Sequence[bytes]) -> list[int]:
     assert edge._scanner is not None  # noqa: SLF001
-    rows: list[int] = edge._scanner.scan(values).of_message.tolist()  # noqa: SLF001
+    rows: list[int] = edge._scanner.scan(Joined.of(values)).of_message.tolist()  # noqa: SLF001
     return rows
 
 
