@@ -270,7 +270,7 @@ for edge, good in ((OutputEdge(MODELS, 4), [bytes_of(full), table([columns] * 3)
             at = rng.randrange(len(value) + 1)
             value = rng.choice([value[:at], value[:at] + rng.choice(tokens) + value[at:], value[:at] + value[at + rng.randrange(9):]])
         # each message lies alone and at the end of its memory: a byte too far is seen
-        found += int(edge._scanner.scan([value]).rows)
+        found += int(edge._scanner.scan(plain.Joined.of([value])).rows)
 print(found)
 """
 
