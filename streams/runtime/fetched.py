@@ -9,13 +9,13 @@ objects: the same, slower.
 
 import ctypes
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import Consumer, KafkaError, Message, cimpl
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition, cimpl
 
 from streams.runtime import plain
 from streams.runtime.cursor import headers_of
@@ -75,8 +75,12 @@ class Source(ABC):
     """What reads one topic with a consumer."""
 
     @abstractmethod
-    def follow(self, partition: int) -> None:
-        """Make ready for a partition, before it is assigned."""
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Read these partitions, from these offsets on, and no others."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Make ready for being assigned nothing."""
 
     @abstractmethod
     def fetch(self, most: int, wait_s: float) -> Fetched:
@@ -123,10 +127,15 @@ class _Objects(Fetched):
 class Objects(Source):
     """Takes messages as the client gives them."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: Consumer, topic: str) -> None:
         self._consumer = consumer
+        self._topic = topic
 
-    def follow(self, partition: int) -> None:
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Assign."""
+        self._consumer.assign([TopicPartition(self._topic, *place) for place in positions.items()])
+
+    def leave(self) -> None:
         """Nothing: all comes from the consumer's own queue."""
 
     def fetch(self, most: int, wait_s: float) -> Fetched:
@@ -289,34 +298,38 @@ class _Columns(Fetched):
 
 
 class Columns(Source):
-    """Takes messages of partitions that it follows from a queue of its own.
+    """Takes messages of its partitions from a queue of its own.
 
     A partition that is assigned anew no longer leads here, from some moment on. So all are led here before each fetch, and
-    what came to the consumer itself before that is taken first: so no message overtakes another of its partition.
+    what came to the consumer itself before that is taken first: so no message overtakes another of its partition. What
+    is not assigned any more is led nowhere: the client may throw away all that lies where a partition that is gone led to.
     """
 
     def __init__(self, consumer: Consumer, handle: int, topic: str, library: _Library) -> None:
         self._consumer = consumer
         self._handle = handle
-        self._topic = topic.encode()
+        self._topic = topic
         self._library = library
         self._queue = library.client.rd_kafka_queue_new(handle)
-        self._own: dict[int, int] = {}
         self._led = np.zeros(0, np.uint64)
 
-    def follow(self, partition: int) -> None:
-        """Find the partition's queue, which may be another than at its last assignment."""
-        self._leave(partition)
-        own = self._library.client.rd_kafka_queue_get_partition(self._handle, self._topic, partition)
-        if own is not None:
-            self._own[partition] = own
-        self._led = np.array(list(self._own.values()), np.uint64)
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Find the partitions' queues, which may be others than at the last assignment, lead them here, and assign."""
+        self.leave()
+        found = (
+            self._library.client.rd_kafka_queue_get_partition(self._handle, self._topic.encode(), partition)
+            for partition in positions
+        )
+        self._led = np.array([own for own in found if own is not None], np.uint64)
         self._lead(self._queue)
+        self._consumer.assign([TopicPartition(self._topic, *place) for place in positions.items()])
 
-    def _leave(self, partition: int) -> None:
-        own = self._own.pop(partition, None)
-        if own is not None:
+    def leave(self) -> None:
+        """Lead nothing here any more."""
+        self._lead(None)
+        for own in self._led.tolist():
             self._library.client.rd_kafka_queue_destroy(own)
+        self._led = self._led[:0]
 
     def _lead(self, to: int | None) -> None:
         self._library.ours.fetch_lead(self._led.ctypes.data, len(self._led), to)
@@ -344,10 +357,8 @@ class Columns(Source):
         return _Columns(self._library, addresses[:count], {name: one[:count] for name, one in columns.items()})
 
     def close(self) -> None:
-        """Lead everything back, and give back what was not taken."""
-        self._lead(None)
-        for partition in list(self._own):
-            self._leave(partition)
+        """Lead nothing here any more, and give back what was not taken."""
+        self.leave()
         while rest := self._taken(MOST_AT_ONCE, 0):
             rest.free()
         self._library.client.rd_kafka_queue_destroy(self._queue)
@@ -358,8 +369,8 @@ def opened(topic: str, make: Callable[..., Consumer]) -> tuple[Consumer, Source]
     library = _library()
     if library is None:
         consumer = make()
-        return consumer, Objects(consumer)
+        return consumer, Objects(consumer, topic)
     library.ours.fetch_newest()
     consumer = make(**{"plugin.library.paths": str(plain.LIBRARY)})
     handle = library.ours.fetch_newest()
-    return consumer, Objects(consumer) if handle is None else Columns(consumer, handle, topic, library)
+    return consumer, Objects(consumer, topic) if handle is None else Columns(consumer, handle, topic, library)

@@ -450,8 +450,9 @@ class HotPath:
         self._hand_over()
         for partition in {one.partition for one in partitions} & self._owned.keys():
             self._let_go(partition)
+        self._sources[OUTPUTS].leave()
         consumer.unassign()
-        self._assign_labels()
+        self._assign_topic(LABELS)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Throw away what is not in a manifest: somebody else may own it already."""
@@ -460,8 +461,9 @@ class HotPath:
         log.warning("join.lost partitions=%s", sorted({one.partition for one in partitions}))
         for partition in {one.partition for one in partitions} & self._owned.keys():
             self._let_go(partition)
+        self._sources[OUTPUTS].leave()
         consumer.unassign()
-        self._assign_labels()
+        self._assign_topic(LABELS)
 
     def _hand_over(self) -> None:
         """Make one last checkpoint; whoever comes next reads again what did not get into it."""
@@ -720,19 +722,15 @@ class HotPath:
 
     def _assign(self) -> None:
         """Fetch what works from where it stands; for the others the group keeps their numbers for us."""
-        self._member.assign(self._places(OUTPUTS))
-        self._assign_labels()
+        for topic in _BY_TOPIC:
+            self._assign_topic(topic)
 
-    def _assign_labels(self) -> None:
-        self._labels.assign(self._places(LABELS))
-
-    def _places(self, topic: str) -> list[TopicPartition]:
+    def _assign_topic(self, topic: str) -> None:
         working = [] if self._paused else self._working()
         for one in working:
             one.unsure.add(topic)
             one.heard_s[topic] = time.monotonic()
-            self._sources[topic].follow(one.partition)
-        return [TopicPartition(self._full(topic), one.partition, one.next[topic]) for one in working]
+        self._sources[topic].assign({one.partition: one.next[topic] for one in working})
 
     # -- reading
 

@@ -45,10 +45,8 @@ def made(broker: EmbeddedBroker) -> Callable[..., Consumer]:
     return partial(kafka.consumer, kafka_settings(broker.address), "test", "test", None)
 
 
-def assign(consumer: Consumer, source: Source, partitions: int = PARTITIONS, at: int = 0) -> None:
-    for partition in range(partitions):
-        source.follow(partition)
-    consumer.assign([TopicPartition(TOPIC, partition, at) for partition in range(partitions)])
+def assign(source: Source, partitions: int = PARTITIONS, at: int = 0) -> None:
+    source.assign(dict.fromkeys(range(partitions), at))
 
 
 def taken(source: Source, count: int, most: int = 7) -> tuple[list[Row], list[fetched.Notice]]:
@@ -97,10 +95,10 @@ def test_messages_of_all_kinds_are_the_same_in_both_forms(broker: EmbeddedBroker
     consumer, columns = opened(TOPIC, made(broker))
     assert isinstance(columns, Columns)
     plain_consumer = made(broker)()
-    objects = Objects(plain_consumer)
+    objects = Objects(plain_consumer, TOPIC)
     found = []
     for reader, source in ((consumer, columns), (plain_consumer, objects)):
-        assign(reader, source)
+        assign(source)
         found.append(taken(source, count, most)[0])
         source.close()
         reader.close()
@@ -117,7 +115,7 @@ def test_what_is_assigned_anew_is_read_from_there_and_nothing_that_was_fetched_b
     send(broker, turns := 200)
     consumer, source = opened(TOPIC, made(broker))
     for at in (0, 700, 3, 999, 0, 500):
-        assign(consumer, source, at=at)
+        assign(source, at=at)
         rows, _ = taken(source, 100, most=50)
         assert len(rows) >= 100
         for partition in range(PARTITIONS):
@@ -133,7 +131,7 @@ def test_a_partition_that_nobody_followed_comes_all_the_same_and_in_order(broker
     consumer, source = opened(TOPIC, made(broker))
     consumer.assign([TopicPartition(TOPIC, 0, 0)])
     rows, _ = taken(source, 40)
-    source.follow(0)
+    source.assign({0: len(rows)})
     more, _ = taken(source, 1_500 - len(rows))
     assert [row[1] for row in rows + more] == list(range(1_500))
     source.close()
@@ -143,12 +141,12 @@ def test_a_partition_that_nobody_followed_comes_all_the_same_and_in_order(broker
 def test_the_end_of_a_partition_and_a_position_that_is_not_there_are_said(broker: EmbeddedBroker) -> None:
     send(broker, 1)
     consumer, source = opened(TOPIC, partial(made(broker), **{"enable.partition.eof": "true"}))
-    assign(consumer, source, 1)
+    assign(source, 1)
     rows, notices = taken(source, len(ODD))
     assert len(rows) == len(ODD)
     notices = notices or noticed(source)
     assert [(one.partition, one.error.code()) for one in notices] == [(0, KafkaError._PARTITION_EOF)]  # noqa: SLF001
-    assign(consumer, source, 1, at=10_000)
+    assign(source, 1, at=10_000)
     [lost] = noticed(source)
     assert (lost.partition, lost.error.code()) == (0, KafkaError._AUTO_OFFSET_RESET)  # noqa: SLF001
     assert "offset not available" in lost.error.str()
@@ -170,7 +168,7 @@ def noticed(source: Source) -> list[fetched.Notice]:
 def test_what_was_given_back_is_not_looked_at_any_more(broker: EmbeddedBroker) -> None:
     send(broker, 1)
     consumer, source = opened(TOPIC, made(broker))
-    assign(consumer, source, 1)
+    assign(source, 1)
     until_s = time.monotonic() + WAIT_S
     while not len(some := source.fetch(1, 0.01)) and time.monotonic() < until_s:
         some.free()
