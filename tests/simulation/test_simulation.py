@@ -1,6 +1,10 @@
 """Does a crash between any two steps change what comes out? Some seeds in every run; `make sim` runs many."""
 
+import errno
+import os
 import random
+import resource
+from collections import Counter
 from itertools import count
 from pathlib import Path
 
@@ -85,6 +89,51 @@ class Rotten(SegmentFiles):
             if chance < 0.02:
                 held[self._rng.randrange(len(held))] ^= 0x10
             path.write_bytes(held[: self._rng.randrange(len(held))] if chance >= 0.02 else held)
+
+
+class Scarce(SegmentFiles):
+    """Files on a disk that is full for some runs, half of which it takes, and takes no file at all for others."""
+
+    def __init__(self, folder: Path, rng: random.Random, refused: Counter[str]) -> None:
+        super().__init__(folder)
+        self._rng = rng
+        self._counts = refused
+
+    def put(self, name: str, value: bytes) -> None:
+        chance = self._rng.random()
+        if self.refusing and chance > 0.5:
+            assert self.try_again(), "the disk takes a write again"
+        aside = self._path(name).with_suffix(".new")
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if chance < 0.2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (len(value) // 2, hard))
+        elif chance < 0.4:
+            aside.mkdir()
+        try:
+            super().put(name, value)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            if chance >= 0.2 and aside.is_dir():
+                aside.rmdir()
+        self._counts[self.why if self.refusing else ""] += 1
+
+
+def test_a_disk_that_is_full_or_takes_no_file_costs_nothing(tmp_path: Path) -> None:
+    owners, rng = count(), random.Random(9)  # noqa: S311 -- chance that can be repeated
+    refused: Counter[str] = Counter()
+
+    class OnDisk(Simulation):
+        def runs_of(self, partition: int, epoch: int) -> RunStore:
+            return Scarce(tmp_path / f"{partition}-{epoch}-{next(owners)}", rng, refused)
+
+    run = OnDisk(8, Chaos(crash=0.004, stop=0.0, compact=0.0, lead_ticks=0, jump=0.0, jump_ms=0))
+    run.run()
+    verdict = judge(run)
+    assert verdict.conservation == []
+    assert verdict.incidents == []
+    assert run.missed_runs == 0, "what a disk did not take is in memory"
+    assert min(refused[os.strerror(one)] for one in (errno.EFBIG, errno.EISDIR)) > 0
+    assert refused[""] > 0
 
 
 def test_a_disk_that_tears_and_changes_runs_costs_restarts_and_nothing_else(tmp_path: Path) -> None:
