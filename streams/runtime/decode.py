@@ -376,7 +376,7 @@ class Edge(ABC, Generic[BatchT]):
 
         def ids(rows: Ints) -> list[bytes]:
             where = zip(starts[rows].tolist(), lengths[rows].tolist(), strict=True)
-            return [scanned.data[start : start + length] for start, length in where]
+            return [scanned.bytes_at(start, length) for start, length in where]
 
         place = _Place(
             messages=messages,
