@@ -6,7 +6,8 @@
 
 Run as many workers of a stage as there are partitions, at most. Logs are JSON on standard output, one line a decision.
 SIGTERM and Ctrl-C make it finish what is in hand and leave. A worker that finds a fault of its own ends at once with
-status 70: start it again, nothing is lost. Status 4 says that the brokers went away before it had begun.
+status 70: start it again, nothing is lost. Status 4 says that the brokers went away before it had begun. Told to stop
+before that, it ends with status 0.
 """
 
 import argparse
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     admin = kafka.admin(settings.kafka)
     try:
         faults = topics.check(admin, settings.kafka, table_changelogs(settings))
+    except KeyboardInterrupt:  # told to stop: nothing has begun, and nothing is in hand
+        return Exit.DONE
     except (KafkaException, TimeoutError) as error:
         raise CommandError(
             Exit.BROKER,

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +30,14 @@ def test_brokers_that_do_not_say_how_their_topics_are_set_have_their_own_status(
     assert (status, out) == (Exit.BROKER, "")
     assert "no answer from " in err
     assert "--broker" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_stop_while_it_checks_topics_has_begun_nothing_and_ends_with_0(
+    tocsin: Tocsin, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr("streams.runtime.commands.worker.topics.check", lambda *_: signal.raise_signal(number))
+    assert tocsin("worker", "all") == (Exit.DONE, "", "")
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start_with_what_to_do(
