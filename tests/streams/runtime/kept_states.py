@@ -8,7 +8,8 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +30,12 @@ from streams.runtime.stage_spec import Headers, Routed
 from streams.runtime.write_ahead import Changes, Restored, claim, epoch_headers
 from streams.stages import escalate, notify, triage
 from streams.stages.blocks import BlockKey, Journal, Manifest, MemoryRuns, decode
+from streams.stages.detect import STATE, In
 from streams.stages.join import LABELS, OUTPUTS, Join, JoinSettings
 from streams.stages.rows import Rows
 from streams.stages.stage import whole
+from streams.stages.state_rows import StateRows
+from streams.stages.watch_rows import DTYPES
 from tests.scenarios.conftest import DAY, HOUR, MINUTE, Half, default_response
 from tests.simulation.join_driver import PARTITION, PARTITIONS, Driver
 from tests.simulation.join_oracle import LabelRow, OutputRow, label_batch
@@ -327,16 +331,28 @@ def _plain(value: object) -> object:
 
 
 def detect_state() -> Sample:
-    """Let a model go wrong in two ways; one is found, and the last snapshot before the other is found is in an entry."""
+    """Let a model fall silent and speak again, and go wrong in two ways, while some rows lie in the wrong partition.
+
+    One is found, also of a lane in shadow, and the last snapshot before the other is found is in an entry. Each tenth tick
+    is empty, so that a snapshot finds lanes that owe, and one source partition is ahead of the others.
+    """
     rows: dict[str, bytes] = {}
     detect = test_detect.stage(rows)
-    records = [*test_detect.baseline().split(), *test_detect.in_turn(test_detect.harmed())]
+    baseline = test_detect.baseline()
+    in_shadow = {"feature_integrity": baseline.armed["feature_integrity"][:-1]}
+    ahead, *others = [list(_as_told(part)) for part in test_detect.harmed()]
+    records = [
+        *replace_fields(baseline, armed={**baseline.armed, **in_shadow}).split(),
+        test_detect.deployment("d1"),
+        *ahead[:6],
+        *test_detect.in_turn([ahead[6:], *others]),
+    ]
     snapshots: list[tuple[int, dict[str, bytes]]] = []
     kinds: set[str] = set()
     for number, record in enumerate(records):
         answers = whole(detect, detect.receive([record]))
         kinds |= {one.kind for one in answers if isinstance(one, Finding)}
-        if len(kinds) > 1:
+        if {"feature_corruption", "error_above_baseline"} <= kinds:
             break
         if detect.settled:
             snapshots.append((number + 1, dict(rows)))
@@ -346,6 +362,18 @@ def detect_state() -> Sample:
         for one in records[at : number + 1]
     ]
     return _with_said("detect", changelog_of(before, after, ("window-stats", "baselines", "deployments"), ()), told)
+
+
+def _as_told(part: Iterable[In]) -> Iterator[In]:
+    """Leave out the statistics of a minute, and of each tenth tick; let marks say that rows lie in the wrong partition."""
+    for one in part:
+        if isinstance(one, Closed):
+            ticks = one.through_ms // test_detect.TICK_MS
+            yield replace(one, sampled=4 * ticks, misplaced=2 * (ticks // 40) + ticks // 105)
+        elif isinstance(one, WindowStats):
+            tick = one.tick_start_ms // test_detect.TICK_MS
+            if tick % 10 != 9 and not 60 <= tick < 66:
+                yield one
 
 
 def response_states() -> dict[str, Sample]:
@@ -434,7 +462,20 @@ def form_of(name: str, sample: Sample) -> dict[str, list[Any]]:
         row = one.key.decode().partition("/")[2]
         kind = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+|(?<=/).*", "#", row)
         forms[kind] = _fields(one.value) if row[0].isalpha() and name != "detect" else []
+    if name == "detect":
+        forms |= filled(sample)
     return forms
+
+
+def filled(sample: Sample) -> dict[str, list[bool]]:
+    """Say of each array of detect's watches whether it holds anything but zeros, and of each field beside them the same."""
+    values = StateRows(View(0, restored(sample).table).rows).read()
+    arrays = {
+        array: [bool(packed.strip(b"\0"))]
+        for name, packed in sorted(values.items())
+        if (array := name.rpartition("/")[2]) in DTYPES
+    }
+    return arrays | {STATE: [bool(field) for field in msgspec.msgpack.decode(values[STATE])]}
 
 
 def _fields(value: bytes) -> list[str]:

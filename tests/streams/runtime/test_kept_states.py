@@ -8,7 +8,19 @@ from typing import get_args
 import pytest
 
 from streams.stages.blocks import BlockKey, Kind
-from tests.streams.runtime.kept_states import GOLDEN, KINDS, STAGES, Sample, form_of, restored, says, state_of_today
+from streams.stages.detect import STATE, _State
+from streams.stages.watch_rows import DTYPES
+from tests.streams.runtime.kept_states import (
+    GOLDEN,
+    KINDS,
+    STAGES,
+    Sample,
+    filled,
+    form_of,
+    restored,
+    says,
+    state_of_today,
+)  # fmt: skip
 
 every_stage = pytest.mark.parametrize("stage", STAGES)
 
@@ -68,6 +80,14 @@ def test_samples_of_a_small_stage_end_in_an_entry_whose_rows_were_not_written(st
 def test_samples_of_detect_are_of_evidence_that_is_not_enough_yet() -> None:
     said = Sample.decode(samples("detect")[-1].read_bytes()).said
     assert [one[1]["state"] for one in said if isinstance(one, list) and one[0] == "Finding"]
+
+
+def test_samples_of_detect_hold_figures_in_each_array_and_something_of_all_but_baselines_that_were_given_up() -> None:
+    held = filled(Sample.decode(samples("detect")[-1].read_bytes()))
+    fields = held.pop(STATE)
+    assert held == {array: [True] for array in sorted(DTYPES)}
+    given_up = _State.__struct_fields__.index("given_up")
+    assert [at for at, is_filled in enumerate(fields) if not is_filled] == [given_up]
 
 
 def test_samples_of_triage_send_again_what_their_entry_holds() -> None:
