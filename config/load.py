@@ -399,7 +399,6 @@ def _check_model_defaults(table: Table) -> None:
     table.number("threshold", *_SCORE)
     table.texts("segments", _NAMES)
     table.texts("required", _DECLARED)
-    table.choice("criticality", ("low", "normal", "high"))
     table.choice("tier", ("critical", "standard", "long_tail"))
     table.close()
 
@@ -442,7 +441,6 @@ def _model(name: str, own: Table, defaults: Table, join: JoinSettings) -> Model:
         features=features,
         required=required,
         label_wait_ms=label_wait_ms,
-        criticality=table.choice("criticality", ("low", "normal", "high")),
         tier=table.choice("tier", ("critical", "standard", "long_tail")),
     )
     table.close()

@@ -69,7 +69,7 @@ def doubts(history: History, model: Model) -> list[Doubtful]:
     ...     score=np.zeros(3, np.float32), confidence=np.zeros(3, np.float32), version=none, segments={},
     ...     features={"age": age})
     >>> model = Model(name="m", kind="classification", threshold=0.5, sla_accuracy=None, segments=(),
-    ...     features={"age": "numeric"}, required=("age",), label_wait_ms=1, criticality="normal", tier="standard")
+    ...     features={"age": "numeric"}, required=("age",), label_wait_ms=1, tier="standard")
     >>> [(one.doubt.value, one.feature, round(one.observed, 2), one.grave) for one in doubts(history, model)]
     [('few', '', 3, True), ('not_a_week', '', 3600000, False), ('missing', 'age', 0.67, True)]
     """

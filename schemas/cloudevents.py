@@ -19,7 +19,6 @@ from schemas.incident import Incident, Severity
 Headers = tuple[tuple[str, bytes], ...]
 Extension = str | int | bool
 
-SPEC_VERSION = "1.0"
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _NEARLY_A_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")

@@ -26,8 +26,8 @@ class Model:
         Features that every row must have.
     label_wait_ms
         How long after an output its label may come.
-    criticality, tier
-        Weight of harm, and of the share of the budget (6 : 3 : 1).
+    tier
+        Weight of its share of the budget (6 : 3 : 1).
     """
 
     name: str
@@ -38,5 +38,4 @@ class Model:
     features: Mapping[str, Literal["numeric", "categorical"]]
     required: tuple[str, ...]
     label_wait_ms: int
-    criticality: Literal["low", "normal", "high"]
     tier: Literal["critical", "standard", "long_tail"]

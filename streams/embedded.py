@@ -303,7 +303,7 @@ class Tocsin:
     --------
     >>> from schemas.model import Model
     >>> fraud = Model(name="fraud", kind="classification", threshold=0.5, sla_accuracy=None, segments=(), features={},
-    ...               required=(), label_wait_ms=86_400_000, criticality="normal", tier="standard")
+    ...               required=(), label_wait_ms=86_400_000, tier="standard")
     >>> detector = AIIncidentDetector()
     >>> detector.register_detector(Tocsin(models=[fraud], baselines=[], clock=lambda: 60_000))
     >>> output = {"prediction_id": "p1", "model": "fraud", "made_at_ms": 59_000, "prediction": 1, "score": 0.9}

@@ -93,7 +93,6 @@ log = logging.getLogger("tocsin.host")
 Asked = TypeVar("Asked")
 Told = TypeVar("Told")
 AnySpec = StageSpec[Any, Any]
-TopicPlace = tuple[str, int]  # topic, partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

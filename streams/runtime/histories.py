@@ -143,7 +143,7 @@ def is_wrong(prediction: str | float, label: str | float, model: Model) -> bool:
     """Say whether an answer is wrong, as the join does.
 
     >>> classes = Model(name="m", kind="classification", threshold=0.5, sla_accuracy=None, segments=(), features={},
-    ...                 required=(), label_wait_ms=1, criticality="normal", tier="standard")
+    ...                 required=(), label_wait_ms=1, tier="standard")
     >>> is_wrong(1, "1", classes), is_wrong("yes", "no", classes)
     (False, True)
     """

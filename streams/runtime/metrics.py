@@ -109,7 +109,7 @@ METRICS: Mapping[str, Measured] = {
         "", "Records that were written again for want of an acknowledgement."
     ),
     "tocsin_join_checkpoint_seconds_total": _counter("", "Time spent in making state durable."),
-    "tocsin_join_cut_texts_total": _counter("", "Texts of more than 64 KB, which were cut; their rows are good."),
+    "tocsin_join_cut_texts_total": _counter("", "Texts of more than 64 KB. The join keeps none; their rows are good."),
     "tocsin_join_baselines_refused_total": _counter("", "Baselines that cannot be read."),
     "tocsin_join_broker_errors_total": _counter("error", "Errors of the join's clients, by librdkafka's name."),
     # detect, triage, escalate, notify

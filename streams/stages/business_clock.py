@@ -15,7 +15,6 @@ from schemas.policy import Calendar
 MAX_DAYS = 800
 """How far a deadline is looked for; a calendar without business in that time is refused when it is loaded."""
 
-_MINUTE_MS = 60_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -142,7 +142,7 @@ class ModelState:
 
 @dataclass(slots=True)
 class Counts:
-    """What a stage did since it began; each is exported.
+    """What a stage did since it began; `metrics` tell all but `snapshots`.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ Edge = OutputEdge | LabelEdge
 def model(name: str, kind: Any) -> Model:  # noqa: ANN401 -- a kind of model
     return Model(
         name=name, kind=kind, threshold=0.5, sla_accuracy=None, segments=("a segments",), required=(), label_wait_ms=1,
-        features={"a features": "numeric", "another": "categorical"}, criticality="normal", tier="standard",
+        features={"a features": "numeric", "another": "categorical"}, tier="standard",
     )  # fmt: skip
 
 

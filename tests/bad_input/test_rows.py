@@ -42,7 +42,7 @@ SETTINGS = JoinSettings(
 MODELS = {
     "fraud": Model(
         name="fraud", kind="classification", threshold=0.5, sla_accuracy=None, segments=("region",),
-        features={"age": "numeric"}, required=(), label_wait_ms=HOUR, criticality="normal", tier="standard",
+        features={"age": "numeric"}, required=(), label_wait_ms=HOUR, tier="standard",
     )
 }  # fmt: skip
 NAMES = [name for name in map(str, range(5_000)) if partition_of_id(name, PARTITIONS) == PARTITION]

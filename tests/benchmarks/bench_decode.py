@@ -38,7 +38,7 @@ def model(*, wide: bool) -> Model:
     declared.update(dict.fromkeys(CATEGORICAL, "categorical"))
     return Model(
         name="fraud", kind="classification", threshold=0.5, sla_accuracy=None, segments=("region", "sex"),
-        features=declared if wide else {}, required=(), label_wait_ms=1, criticality="normal", tier="standard",
+        features=declared if wide else {}, required=(), label_wait_ms=1, tier="standard",
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def model_of(features: int) -> Model:
     )
     return Model(
         name="m0", kind="classification", threshold=0.5, sla_accuracy=0.7, segments=("region",), features=declared,
-        required=(), label_wait_ms=86_400_000, criticality="normal", tier="standard",
+        required=(), label_wait_ms=86_400_000, tier="standard",
     )  # fmt: skip
 
 

@@ -35,7 +35,6 @@ MODEL = Model(
     features={},
     required=(),
     label_wait_ms=14 * 86_400_000,
-    criticality="normal",
     tier="standard",
 )
 SETTINGS = JoinSettings(

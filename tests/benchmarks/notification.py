@@ -52,7 +52,6 @@ NULLS = 60
 """Ten more than the rule asks for."""
 HISTORY = 1_000
 WARM_UP_S = 5.0
-READY_WAIT_S = 120.0
 PAGE_WAIT_S = 60.0
 SECRET = "whsec_YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gt"  # noqa: S105 -- nobody else has one
 

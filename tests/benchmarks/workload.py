@@ -85,7 +85,7 @@ class Workload:
         return Model(
             name=MODEL, kind="classification", threshold=0.5, sla_accuracy=0.9, segments=("region",),
             features={**dict.fromkeys(numeric, "numeric"), **dict.fromkeys(categorical, "categorical")},
-            required=(), label_wait_ms=label_wait_ms, criticality="normal", tier="standard",
+            required=(), label_wait_ms=label_wait_ms, tier="standard",
         )  # fmt: skip
 
     @property

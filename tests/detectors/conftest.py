@@ -32,7 +32,6 @@ MODEL = Model(
     features={"age": "numeric"},
     required=("age",),
     label_wait_ms=86_400_000,
-    criticality="normal",
     tier="standard",
 )
 BUDGET = Budget(

@@ -195,9 +195,6 @@ def test_a_stage_whose_changelog_is_empty_begins_at_the_first_record_and_says_th
 ) -> None:
     bench = Bench(toy_settings)
 
-    def end_of(changelog: str) -> int:
-        return len(toys.read_all(bench.broker, changelog))
-
     async def trial() -> FaustHost:
         bench.events(1, range(1, 11))
         async with bench.worker(toys.specs()[:1]):

@@ -47,7 +47,7 @@ JOIN = JoinSettings(
 MODELS = {
     name: Model(
         name=name, kind="classification", threshold=0.5, sla_accuracy=0.9, segments=("region",),
-        features={"age": "numeric"}, required=(), label_wait_ms=wait_ms, criticality="normal", tier="standard",
+        features={"age": "numeric"}, required=(), label_wait_ms=wait_ms, tier="standard",
     )
     for name, wait_ms in (("fraud", 60_000), ("credit", 90_000))
 }  # fmt: skip

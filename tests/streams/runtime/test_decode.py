@@ -34,7 +34,7 @@ from streams.stages.batch import NOT_LOOKED_AT, Coded, FeatureColumn, LabelBatch
 def model(name: str, kind: Literal["classification", "regression"] = "classification") -> Model:
     values: dict[str, Any] = {
         "threshold": 0.5, "sla_accuracy": None, "segments": ("region",), "required": (), "label_wait_ms": 1,
-        "features": {"age": "numeric", "channel": "categorical"}, "criticality": "normal", "tier": "standard",
+        "features": {"age": "numeric", "channel": "categorical"}, "tier": "standard",
     }  # fmt: skip
     return Model(name=name, kind=kind, **values)
 

@@ -8,7 +8,6 @@ import pytest
 
 from streams.runtime import heap
 
-MIB = 1 << 20
 BLOCK_BYTES = 64 * 1024
 BLOCKS = 2_000
 

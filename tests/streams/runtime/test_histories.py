@@ -19,7 +19,6 @@ MODEL = Model(
     features={"age": "numeric"},
     required=(),
     label_wait_ms=100,
-    criticality="normal",
     tier="standard",
 )
 

@@ -28,7 +28,6 @@ MODEL = Model(
     features={"age": "numeric", "kind": "categorical"},
     required=(),
     label_wait_ms=1_000,
-    criticality="normal",
     tier="standard",
 )
 SHARES = st.floats(0, 1)

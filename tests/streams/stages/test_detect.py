@@ -40,7 +40,6 @@ MODEL = Model(
     features={"age": "numeric"},
     required=(),
     label_wait_ms=3_600_000,
-    criticality="normal",
     tier="standard",
 )
 BUDGET = Budget(

@@ -35,7 +35,6 @@ MODEL = Model(
     features={"AGEP": "numeric", **dict.fromkeys(CATEGORIES, "categorical")},
     required=("AGEP",),
     label_wait_ms=14 * 86_400_000,
-    criticality="normal",
     tier="standard",
 )
 BUDGET = Budget(

@@ -49,7 +49,6 @@ def _model(name: str, kind: str, wait_ms: int, segments: tuple[str, ...] = ()) -
         features={"age": "numeric", "job": "categorical"},
         required=(),
         label_wait_ms=wait_ms,
-        criticality="normal",
         tier="standard",
     )
 

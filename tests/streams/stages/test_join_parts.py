@@ -34,7 +34,6 @@ MODEL = Model(
     features={},
     required=(),
     label_wait_ms=100,
-    criticality="normal",
     tier="standard",
 )
 
