@@ -45,7 +45,7 @@ bench: kafka-fetch ## how fast, how large, on a real Kafka, on a quiet machine: 
 	@mkdir -p build
 	$(RUN) --group kafka python tests/benchmarks/run.py --runs $(RUNS) $(if $(ONLY),--only $(ONLY))
 
-bench-curves: kafka-fetch ## how cost grows with what is pending, lanes, features, partitions, delay: RUNS=n each; results in build/curves.json
+bench-curves: kafka-fetch ## how cost grows with what is pending, lanes, features, partitions, delay: RUNS=n each, ONLY="name …"; results in build/curves.json
 	@mkdir -p build
 	$(RUN) --group kafka python tests/benchmarks/curves.py --runs $(RUNS) $(if $(ONLY),--only $(ONLY))
 

@@ -54,7 +54,7 @@ LEDGER_MS = 3_600_000
 
 SILENT_WAIT_MS = 300_000
 """How long a source partition may be silent, by the clock and at the live edge, before that is a gap of our monitoring:
-longer than a join takes to be restarted, and `worker.restore_wait`."""
+longer than a join takes to be restarted, and as long as `worker.restore_wait`."""
 
 SILENT_WAIT_TICKS = 3
 """The same in ticks, where that is longer: a source partition that follows is heard of once a tick."""

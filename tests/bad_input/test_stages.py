@@ -169,7 +169,9 @@ def test_no_accepted_statistics_end_detect(stages: Mapping[str, StageSpec[Any, A
     wires = [*swapped(good.encode())]
     wires += [recut(good, name, array).encode() for name in NEEDS for array in odd_arrays(good.arrays[name])]
     spec = stages["detect"]
-    for one in accepted(spec, topics.WINDOW_STATS, iter(wires)):
+    some = list(accepted(spec, topics.WINDOW_STATS, iter(wires)))
+    assert len(some) > 20
+    for one in some:
         judged(spec, settings, baseline(), [*log()[:at], one, *log()[at + 1 : 12]])
 
 

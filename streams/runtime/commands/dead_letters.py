@@ -105,7 +105,7 @@ stays wrong: mend its producer, and let that send.
 It is safe to repeat. What was sent again is marked, and passed over the next time; a record keeps its id, so that even a
 second copy changes nothing. What is refused once more is a new dead letter, which says which attempt it was; after the
 fourth it is left alone. Rows of outputs and labels, deployments and acts are sent again; what a stage wrote it says again
-by itself.
+by itself, and what stands for a batch that could not be read is passed over.
 
   tocsin dead-letters replay --dry-run --config tocsin.toml
   tocsin dead-letters replay --since "2 h" --topic model-outputs --model price

@@ -4,7 +4,8 @@
   tocsin status --config tocsin.toml --json    one object, for a probe
 
 It ends with 1 where something is wrong that stops Tocsin or blinds it, and says what to do: a topic is missing, the clock
-stands since no worker tells the time, or rows lie in other partitions than the join looks for them.
+stands since no worker tells the time, or of the newest rows some lie in other partitions than the join looks for them, or
+cannot be read.
 """
 
 import argparse

@@ -42,8 +42,8 @@ get, and how many copies, say kafka.input_partitions, kafka.output_partitions an
 CHECKS = """
 Compare the topics with what they must be, and change nothing: whether each is there, with as many partitions as the
 settings say, kept for as long, compacted where it holds state, and stamped by the broker's clock where it is an input; and
-whether the newest rows of both inputs lie where the join looks for them, which a producer with another partitioner does not
-see to. What is wrong is named with the remedy, and ends with 1.
+whether the newest rows of both inputs can be read, and lie where the join looks for them, which a producer with another
+partitioner does not see to. What is wrong is named with the remedy, and ends with 1.
 
   tocsin topics check --config tocsin.toml
   tocsin topics check --json
