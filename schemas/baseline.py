@@ -1,7 +1,7 @@
 """What does healthy look like for each lane of a model?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
@@ -121,20 +121,8 @@ class Baseline:
         return [self._cut(cut, part, len(slices)) for part, cut in enumerate(slices)]
 
     def _cut(self, cut: slice, part: int, parts: int) -> "Baseline":
-        return Baseline(
-            model=self.model,
-            version=self.version,
-            valid_from_ms=self.valid_from_ms,
-            part=part,
-            parts=parts,
-            binning=self.binning,
-            reference_ms=self.reference_ms,
-            armed=self.armed,
-            tolerance=self.tolerance,
-            decided_at_ms=self.decided_at_ms,
-            lanes=self.lanes[cut],
-            arrays={name: np.ascontiguousarray(array[cut]) for name, array in self.arrays.items()},
-        )
+        arrays = {name: np.ascontiguousarray(array[cut]) for name, array in self.arrays.items()}
+        return replace(self, part=part, parts=parts, lanes=self.lanes[cut], arrays=arrays)
 
     @staticmethod
     def joined(parts: "list[Baseline]") -> "Baseline | None":
@@ -144,15 +132,9 @@ class Baseline:
             return None
         whole = [by_part[part] for part in range(parts[0].parts)]
         first = whole[0]
-        return Baseline(
-            model=first.model,
-            version=first.version,
-            valid_from_ms=first.valid_from_ms,
-            binning=first.binning,
-            reference_ms=first.reference_ms,
-            armed=first.armed,
-            tolerance=first.tolerance,
-            decided_at_ms=first.decided_at_ms,
+        return replace(
+            first,
+            parts=1,
             lanes=tuple(lane for one in whole for lane in one.lanes),
             arrays={name: np.concatenate([one.arrays[name] for one in whole]) for name in first.arrays},
         )

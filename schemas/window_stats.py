@@ -1,7 +1,7 @@
 """What happened in one closed tick, lane by lane, in sums that add up?"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import msgspec
@@ -122,16 +122,10 @@ class WindowStats:
         """Cut into parts below the limit of a record."""
         slices = lane_slices(self.arrays, len(self.lanes), LIMIT_BYTES - _HEADER_ROOM_BYTES)
         return [
-            WindowStats(
-                model=self.model,
-                tick_start_ms=self.tick_start_ms,
-                tick_end_ms=self.tick_end_ms,
-                source_partition=self.source_partition,
-                source_partitions=self.source_partitions,
+            replace(
+                self,
                 part=part,
                 parts=len(slices),
-                baseline_version=self.baseline_version,
-                offsets=self.offsets,
                 lanes=self.lanes[cut],
                 arrays={name: np.ascontiguousarray(array[cut]) for name, array in self.arrays.items()},
             )
