@@ -68,9 +68,8 @@ def run(words: Sequence[str]) -> int:
         except BrokenPipeError:
             return Exit.DONE
         return Exit.USAGE
-    logging.getLogger().addHandler(
-        logging.NullHandler()
-    )  # what a command has to say it says itself; workers begin logs
+    # what a command has to say it says itself; workers begin logs
+    logging.getLogger().addHandler(logging.NullHandler())
     before = signal.signal(signal.SIGTERM, _end)
     status: int = Exit.DONE
     try:

@@ -170,7 +170,7 @@ class HostSettings:
 
 @dataclass(slots=True)
 class Counts:
-    """What a stage's host did since it began; each is exported."""
+    """What a stage's host did since it began."""
 
     handled: int = 0
     repeats: int = 0
@@ -806,10 +806,8 @@ class StageHost:
                 entries += [self._row(owned, key, value) for key, value in changes.entry(partition, owned.entries)]
                 owned.entries += 1
         foreign = self._foreign(entries, await self._deliver(entries))
-        changelog = [
-            *await self._overwrite(foreign),
-            *changelog,
-        ]  # who was superseded ends here, before it says anything
+        # who was superseded ends here, before it says anything
+        changelog = [*await self._overwrite(foreign), *changelog]
         offsets = (await self._deliver([*outputs, *changelog]))[len(outputs) :]
         for one in changelog:
             self._hold(one.key or b"", one.value)

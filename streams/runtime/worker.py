@@ -38,9 +38,8 @@ def serve(settings: Settings, stages: Sequence[str], environ: Mapping[str, str])
         try:
             return runner.run(_serve(settings, stages, environ, ending))
         finally:
-            if (
-                not is_held()
-            ):  # else a start failed, and Faust's tasks, which heed no cancellation, end with the process
+            # else a start failed, and Faust's tasks, which heed no cancellation, end with the process
+            if not is_held():
                 runner.close()
 
 

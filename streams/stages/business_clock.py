@@ -32,9 +32,8 @@ def _local(day: date, minute: int, zone: tzinfo, *, is_end: bool) -> int:
     first = wall.replace(tzinfo=zone, fold=0)
     second = wall.replace(tzinfo=zone, fold=1)
     first_ms, second_ms = _ms(first), _ms(second)
-    if (
-        first_ms > second_ms
-    ):  # the time does not exist: fold 0 reads it by the offset before the gap, fold 1 by the one after
+    # where the time does not exist, fold 0 reads it by the offset before the gap, fold 1 by the one after
+    if first_ms > second_ms:
         return _gap_end(second_ms, first_ms, zone)
     return second_ms if is_end else first_ms
 

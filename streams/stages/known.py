@@ -27,10 +27,8 @@ ROW = np.dtype(
     [
         ("id_hash", "<u8"),
         ("due", "<u4"),  # deadline, ms from the segment's base
-        (
-            "behind",
-            "<u2",
-        ),  # how far the row was behind the greatest event time at its place, in ms; FAR_BEHIND: see FAR
+        # how far the row was behind the greatest event time at its place, in ms; FAR_BEHIND: see FAR
+        ("behind", "<u2"),
         ("content", "<u2"),
         ("cell", "<u2"),
         ("prediction", "<u4"),

@@ -36,9 +36,8 @@ def test_whatever_crashes_nothing_is_lost_and_the_incidents_are_those_of_a_plain
 
 
 def test_what_a_stopped_owner_writes_while_its_successor_takes_over_is_written_over() -> None:
-    run = Simulation(
-        493
-    )  # rows of the first owner of detect lie between those that the second makes good; then a cleaner
+    # rows of the first owner of detect lie between those that the second makes good; then a cleaner
+    run = Simulation(493)
     run.run()
     verdict = judge(run)
     assert verdict.conservation == []

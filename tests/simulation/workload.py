@@ -206,9 +206,8 @@ def workload(seed: int, *, ticks: int, partitions: int) -> Workload:
             id_hash = number << 32 | index << 8 | 7
             tick = (made_at_ms - T0_MS) // TICK_MS
             awake = [p for p in range(partitions) if not silent[p][0] <= tick < silent[p][1]] or [0]
-            partition = awake[
-                (id_hash * 2_654_435_761 % 2**32 >> 16) % len(awake)
-            ]  # the low bits are those of every id
+            # the low bits are those of every id
+            partition = awake[(id_hash * 2_654_435_761 % 2**32 >> 16) % len(awake)]
             misplaced = astray[0] <= tick < astray[1] if index % 5 else None
             for at_ms, row in _rows(rng, model, drawn, index, id_hash):
                 arrivals.append(Arrival(at_ms, partition, replace(row, misplaced=misplaced)))
