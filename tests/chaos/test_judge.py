@@ -187,7 +187,7 @@ def of_seq(seq: int) -> Callable[[Entry], bool]:
     return lambda entry: incident_of(entry).seq == seq
 
 
-def test_transitions_that_are_missing_or_changed_are_found(run: Said, logs: Logs) -> None:  # noqa: ARG001 -- kept alike
+def test_transitions_that_are_missing_or_changed_are_found(logs: Logs) -> None:
     triage = specs.triage_spec(settings())
     log, at = first(logs, topics.INCIDENTS, of_seq(2))
     log[at] = changed(log[at], note="somebody else's")
@@ -206,7 +206,7 @@ def test_transitions_that_are_missing_or_changed_are_found(run: Said, logs: Logs
     assert [fault for fault in faults.lost if opened.incident_id in fault]
 
 
-def test_a_transition_that_is_said_again_is_no_fault_and_one_that_is_said_otherwise_is(run: Said, logs: Logs) -> None:  # noqa: ARG001
+def test_a_transition_that_is_said_again_is_no_fault_and_one_that_is_said_otherwise_is(logs: Logs) -> None:
     log, at = first(logs, topics.INCIDENTS, of_seq(2))
     log.insert(at, log[at])
     faults = Faults()
@@ -228,7 +228,7 @@ def test_an_order_of_acts_and_findings_that_the_records_tell_is_taken_from_them(
     assert faults.incident_differences == []
 
 
-def test_an_act_that_nothing_answers_is_found(run: Said, logs: Logs) -> None:  # noqa: ARG001 -- kept alike
+def test_an_act_that_nothing_answers_is_found(logs: Logs) -> None:
     log, at = first(logs, topics.ACTIONS, lambda _: True)
     act = IncidentAction.decode(log[at].value)
     log.append(log[at]._replace(value=replace(act, act_id="nobody heard it").encode()))

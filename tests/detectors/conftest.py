@@ -44,21 +44,16 @@ BUDGET = Budget(
 )
 
 
-def stream(
-    seed: int,
-    minutes: int,
-    *,
-    rate: int = 120,
-    start_ms: int = 0,
-    wrong_ms: float = 10 * MINUTE_MS,
-    right_ms: float = 30 * MINUTE_MS,
-) -> History:
-    """Draw `rate` outputs a minute whose scores are right about themselves; three regions."""
+def stream(seed: int, minutes: int, *, rate: int = 120) -> History:
+    """Draw `rate` outputs a minute whose scores are right about themselves; three regions.
+
+    Wrong answers are learned after 10 minutes on average, right ones after 30.
+    """
     rng, n = np.random.default_rng(seed), minutes * rate
-    made = start_ms + np.arange(n, dtype=np.int64) * MINUTE_MS // rate
+    made = np.arange(n, dtype=np.int64) * MINUTE_MS // rate
     score = rng.beta(1.2, 1.2, n)
     wrong = (rng.random(n) < score) != (score >= 0.5)
-    delay = rng.exponential(np.where(wrong, wrong_ms, right_ms)).astype(np.int64)
+    delay = rng.exponential(np.where(wrong, 10.0, 30.0) * MINUTE_MS).astype(np.int64)
     none = Names(np.full(n, -1, np.int32), ())
     return History(
         made_at_ms=made,
@@ -159,9 +154,9 @@ def ways() -> Ways:
     return Ways()
 
 
-def with_answers_wrong(history: History, rows: npt.NDArray[np.bool_], share: float, seed: int = 9) -> History:
+def with_answers_wrong(history: History, rows: npt.NDArray[np.bool_], share: float) -> History:
     """Turn the truth of a share of these rows around; what is wrong is learned in a third of the time."""
-    flip = rows & (np.random.default_rng(seed).random(len(rows)) < share)
+    flip = rows & (np.random.default_rng(9).random(len(rows)) < share)
     delay = (history.labelled_at_ms - history.made_at_ms) * np.where(flip, np.where(history.wrong, 3.0, 1 / 3), 1.0)
     return replace(history, wrong=history.wrong ^ flip, labelled_at_ms=history.made_at_ms + delay.astype(np.int64))
 
