@@ -197,7 +197,6 @@ class _Probe:
     """A question to the brokers: where do the logs end? The clock, and how far was read, are those when it was asked."""
 
     asked_ms: int | None
-    asked_s: float
     answers: Mapping[tuple[str, int], Future[Any]]
     positions: Mapping[tuple[str, int], int]
 
@@ -970,7 +969,7 @@ class HotPath:
                 prefix = len(self._kafka.topic_prefix)
                 answers = {(place.topic[prefix:], place.partition): answer for place, answer in asked.items()}
                 positions = {(topic, one.partition): one.next[topic] for one in self._working() for topic in _BY_TOPIC}
-                self._probe = _Probe(self._now_ms(), time.monotonic(), answers, positions)
+                self._probe = _Probe(self._now_ms(), answers, positions)
 
     def _tell(self, probe: _Probe) -> None:
         if any(answer.exception() is None for answer in probe.answers.values()):

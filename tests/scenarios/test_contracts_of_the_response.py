@@ -209,6 +209,7 @@ def test_stages_are_always_settled_and_answer_with_lists(half: "Half") -> None:
 
 
 def test_sequences_have_no_gap(plain_half: "Half") -> None:
+    assert plain_half.latest
     for name in plain_half.latest:
         sequence = [incident.seq for incident in plain_half.log if incident.incident_id == name]
         assert sequence == list(range(1, len(sequence) + 1))

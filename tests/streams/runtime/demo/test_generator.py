@@ -71,7 +71,9 @@ def test_the_answer_for_months_is_that_for_somebody_alike_aged_85_or_more(people
     for key, score, is_old in zip(keys, people.score.tolist(), old.tolist(), strict=True):
         if is_old:
             said.setdefault(key, set()).add(score)
-    for row in np.flatnonzero(broken.age > 94).tolist():
+    told_in_months = np.flatnonzero(broken.age > 94).tolist()
+    assert told_in_months
+    for row in told_in_months:
         assert broken.score[row] in said.get(keys[row], set(people.score[old].tolist()))
 
 
