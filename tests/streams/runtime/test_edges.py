@@ -54,5 +54,5 @@ def test_the_joins_client_is_replaced_too(monkeypatch: pytest.MonkeyPatch) -> No
     refused.set_exception(FENCED)
     settings = SimpleNamespace(kafka=SimpleNamespace(input_partitions=4), models={})
     path = HotPath(settings)  # type: ignore[arg-type]
-    path._tell(hot_path._Probe(None, 0.0, {("labels", 0): refused}, {}))  # noqa: SLF001
+    path._tell(hot_path._Probe(None, {("labels", 0): refused}, {}))  # noqa: SLF001
     assert made == ["join-admin"]
