@@ -129,7 +129,7 @@ class JoinSettings:
     checkpoint_ms
         How often state is made durable, in wall time.
     folder
-        Where cold rows lie; each worker of a machine needs its own.
+        Where cold rows lie; workers of a machine may share it.
     block_rows
         Rows of a segment of pending outputs.
     orphans_bound_rows

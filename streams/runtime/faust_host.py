@@ -107,7 +107,7 @@ class HostSettings:
         `HOST:PORT`, several with commas.
     security
         Settings of librdkafka: `security.protocol`, `sasl.mechanism`, `sasl.username`, `sasl.password`,
-        `ssl.ca.location`, `ssl.certificate.location`, `ssl.key.location`; empty means plain text.
+        `ssl.ca.location`, `ssl.certificate.location`, `ssl.key.location`, `ssl.key.password`; empty means plain text.
     topic_prefix
         What keeps deployments apart, for instance `demo.`.
     partitions
