@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +43,7 @@ from streams.runtime.claims import Claim, Kept, Taking
 from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
 from streams.runtime.delivery import LOOK_S, Delivery, UndeliveredError
 from streams.runtime.ending import UNFINISHED_STATUS, Ending
-from streams.runtime.fetched import Fetched, Notice, opened
+from streams.runtime.fetched import Fetched, Notice, Source
 from streams.runtime.join_status import Status
 from streams.runtime.logs import tell
 from streams.runtime.metrics import Measure
@@ -294,8 +293,7 @@ class HotPath:
         if faults:
             raise StartRefusedError("\n".join(map(str, faults)))
         log.info("join.decodes compiled=%s", plain.library() is not None)
-        member = partial(
-            kafka.group_member,
+        self._member: Consumer = kafka.group_member(
             cluster,
             "join-outputs",
             settings.group,
@@ -306,10 +304,11 @@ class HotPath:
             on_commit=self._on_commit,
             **CHECKED,
         )
-        reader = partial(self._reader, "labels", **CHECKED)
-        self._member, outputs = opened(self._full(OUTPUTS), member)
-        self._labels, labels = opened(self._full(LABELS), reader)
-        self._sources = {OUTPUTS: outputs, LABELS: labels}
+        self._labels: Consumer = self._reader("labels", **CHECKED)
+        self._sources = {
+            topic: Source(consumer, self._full(topic))
+            for topic, consumer in ((OUTPUTS, self._member), (LABELS, self._labels))
+        }
         self._changelog: Consumer = self._reader(
             "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}
         )
@@ -328,8 +327,6 @@ class HotPath:
         self._dead = []
         for one in list(self._owned):
             self._let_go(one)
-        for source in self._sources.values():
-            source.close()
         for consumer in (self._member, self._labels, self._changelog, self._follower):  # the first still calls back
             consumer.close()
 
@@ -449,7 +446,6 @@ class HotPath:
         self._hand_over()
         for partition in {one.partition for one in partitions} & self._owned.keys():
             self._let_go(partition)
-        self._sources[OUTPUTS].leave()
         consumer.unassign()
         self._assign_topic(LABELS)
 
@@ -460,7 +456,6 @@ class HotPath:
         log.warning("join.lost partitions=%s", sorted({one.partition for one in partitions}))
         for partition in {one.partition for one in partitions} & self._owned.keys():
             self._let_go(partition)
-        self._sources[OUTPUTS].leave()
         consumer.unassign()
         self._assign_topic(LABELS)
 
@@ -771,14 +766,11 @@ class HotPath:
     def _take(self, topic: str, most: int, wait_s: float) -> int:
         """Fetch messages of one topic, decode them, and hand them to their joins; return how many there were."""
         fetched = self._sources[topic].fetch(most, wait_s)
-        try:
-            count = len(fetched.offset)
-            if count:
-                self._hand_on(topic, fetched)
-            for notice in fetched.notices:  # after what came before it
-                self._take_notice(topic, notice)
-        finally:
-            fetched.free()
+        count = len(fetched.offset)
+        if count:
+            self._hand_on(topic, fetched)
+        for notice in fetched.notices:  # after what came before it
+            self._take_notice(topic, notice)
         return count
 
     def _hand_on(self, topic: str, fetched: Fetched) -> None:
