@@ -24,6 +24,8 @@ from streams.stages.stage import Overlay
 POLL_S = 0.2
 PART_MARK = "\0"
 """Behind the name of a row: which part of it, where it is larger than a record may be."""
+OWN_MARK = f"{PART_MARK}_"
+"""How a `PART_MARK` of the name's own is written: names hold texts from outside, of any characters."""
 
 log = logging.getLogger("tocsin.kafka")
 
@@ -64,6 +66,13 @@ class View:
     >>> view.rows["b"] = bytes(PART_BYTES + 1); view.settle(changes := Changes())
     >>> [(key, None if row is None else len(row)) for key, row in changes.records(2)]
     [(b'2/b', None), (b'2/b\x000', 800000), (b'2/b\x001', 1)]
+
+    A name may hold any character, also that which tells parts:
+
+    >>> view.rows["c\0001"] = b"3"; view.settle(changes := Changes()); list(changes.records(2))
+    [(b'2/c\x00_1', b'3')]
+    >>> dict(View(2, {b"2/c\0_1": b"3"}).rows) == {"c\0001": b"3"}
+    True
     """
 
     def __init__(self, partition: int, table: Mapping[bytes, bytes]) -> None:
@@ -80,11 +89,12 @@ class View:
                     self.cursors[name.removeprefix(CURSOR_MARK)] = int(value)
                 elif name.startswith(ID_MARK):
                     self.ids[name.removeprefix(ID_MARK)] = value.decode()
-                elif PART_MARK in name:
-                    whole, _, number = name.rpartition(PART_MARK)
-                    parts.setdefault(whole, {})[int(number)] = value
                 else:
-                    self._held[name] = value
+                    whole, mark, number = name.rpartition(PART_MARK)
+                    if mark and number.isdecimal():
+                        parts.setdefault(_own(whole), {})[int(number)] = value
+                    else:
+                        self._held[_own(name)] = value
         for name, some in parts.items():
             self._held[name] = b"".join(some[number] for number in sorted(some))
             self._parts[name] = len(some)
@@ -96,7 +106,6 @@ class View:
         rows = self.rows.changes()
         for key, row in rows.items():
             assert not key.startswith((CURSOR_MARK, ENTRY_MARK, ID_MARK)), f"{key}: such keys are the host's"
-            assert PART_MARK not in key, f"{key!r}: such keys are the host's"
             changes.rows |= self._records(key, row)
             if row is None:
                 self._held.pop(key, None)
@@ -116,14 +125,20 @@ class View:
         whole = row is None or len(row) <= PART_BYTES
         parts = [] if row is None or whole else [row[at : at + PART_BYTES] for at in range(0, len(row), PART_BYTES)]
         before = self._parts.pop(key, 0)
+        name = key.replace(PART_MARK, OWN_MARK)
         records: dict[str, bytes | None] = {}
         if whole or (key in self._held and not before):
-            records[key] = row if whole else None
+            records[name] = row if whole else None
         for number in range(max(before, len(parts))):
-            records[f"{key}{PART_MARK}{number}"] = parts[number] if number < len(parts) else None
+            records[f"{name}{PART_MARK}{number}"] = parts[number] if number < len(parts) else None
         if parts:
             self._parts[key] = len(parts)
         return records
+
+
+def _own(written: str) -> str:
+    """Return a row's name as the stage knows it."""
+    return written.replace(OWN_MARK, PART_MARK)
 
 
 def headers_of(raw: object) -> Headers:

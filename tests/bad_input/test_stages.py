@@ -19,7 +19,9 @@ from schemas.fields import MalformedRecordError
 from schemas.ledger_entry import LedgerEntry
 from schemas.window_stats import WindowStats
 from streams.runtime import specs, topics
+from streams.runtime.cursor import View
 from streams.runtime.stage_spec import Handed, Routed, StageSpec
+from streams.runtime.write_ahead import Changes
 from tests.bad_input.mutations import samples, swapped
 from tests.streams.stages.test_detect import baseline, history, sources
 
@@ -77,9 +79,9 @@ class Host:
 
     def __init__(self, spec: StageSpec[Any, Any], model: str, partitions: int) -> None:
         self.spec = spec
-        self.rows: dict[str, bytes] = {}
+        self.table: dict[bytes, bytes] = {}
         self._partition = topics.partition_of(model, partitions)
-        self._stage: Any = spec.make_stage(self.rows, self._partition)
+        self.restart()
 
     def take(self, record: Any) -> None:  # noqa: ANN401 -- any input
         self._read(self._stage.receive([record]))
@@ -90,10 +92,16 @@ class Host:
         self._read(self._stage.advance(now_ms))
 
     def restart(self) -> None:
-        self._stage = self.spec.make_stage(self.rows, self._partition)
+        self._view = View(self._partition, self.table)
+        self._stage: Any = self.spec.make_stage(self._view.rows, self._partition)
 
     def _read(self, outputs: Sequence[Any]) -> None:
-        """Read what the stage says, as whoever comes next does."""
+        """Keep the stage's rows, and read what it says as whoever comes next does."""
+        if self._stage.settled:
+            self._view.settle(changes := Changes())
+            for key, row in changes.records(self._partition):
+                self.table.pop(key, None) if row is None else self.table.update({key: row})
+            assert dict(View(self._partition, self.table).rows) == dict(self._view.rows)
         for output in outputs:
             routed = self.spec.route(output)
             if isinstance(routed, Handed):

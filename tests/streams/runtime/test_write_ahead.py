@@ -128,7 +128,11 @@ def test_an_entry_that_cannot_be_read_is_a_foreign_hand() -> None:
 SIZES = st.integers(1, 900)
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.none() | SIZES, min_size=1), min_size=1, max_size=8))
+NAMES = ("a", "a\0", "a\0001", "a\0_1", "\0")
+"""Names hold texts from outside, of any characters."""
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), st.none() | SIZES, min_size=1), min_size=1, max_size=8))
 def test_rows_of_any_size_come_back_from_records_that_a_broker_takes(steps: list[dict[str, int | None]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cursor, "PART_BYTES", 200)
