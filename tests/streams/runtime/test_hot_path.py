@@ -412,8 +412,8 @@ def test_who_is_not_told_where_a_log_ends_is_not_at_its_end(
         tell(self, probe)
 
     def note(self: Join, clock_ms: int, *, outputs_at_edge: bool, labels_at_edge: bool) -> None:
-        told.append((answered[topics.OUTPUTS, self._partition], outputs_at_edge))
-        told.append((answered[topics.LABELS, self._partition], labels_at_edge))
+        told.append((answered.get((topics.OUTPUTS, self._partition), False), outputs_at_edge))
+        told.append((answered.get((topics.LABELS, self._partition), False), labels_at_edge))
         advance(self, clock_ms, outputs_at_edge=outputs_at_edge, labels_at_edge=labels_at_edge)
 
     monkeypatch.setattr(HotPath, "_tell", hear)
