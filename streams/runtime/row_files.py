@@ -2,15 +2,19 @@
 
 In Parquet nested names are columns with a dot (`features.amount`) or structs; an empty value is absent, except of a
 feature, where it is explicitly nothing. Times may be timestamps or whole milliseconds.
+
+A pipe (`<(…)`, `/dev/stdin`, a FIFO) is opened once and read once, so it can hold NDJSON and not Parquet.
 """
 
 import json
 import math
+import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -24,6 +28,7 @@ BATCH_ROWS = 10_000
 """Rows of a Parquet file in memory at once."""
 MAX_LINE_BYTES = 10_000_000
 
+_PARQUET = b"PAR1"
 _BESIDE = ("prediction_id", "model", "label", "labelled_at_ms")
 _OF_A_LABEL = {"label", "labelled_at_ms"}
 _OF_AN_OUTPUT = {"score", "probabilities", "features"}
@@ -76,8 +81,8 @@ class Row:
 
 
 def count_rows(file: Path) -> int | None:
-    """Return how many rows a file has, where it says so itself."""
-    if not _is_parquet(file):
+    """Return how many rows a file has, where it says so itself; a pipe is left untouched."""
+    if is_pipe(file) or not _is_parquet(file):
         return None
     import pyarrow.parquet as pq  # noqa: PLC0415 -- a heavy library, for those who have such files
 
@@ -90,13 +95,32 @@ def count_rows(file: Path) -> int | None:
 
 def read_rows(file: Path) -> Iterator[Row]:
     """Read the rows of a file in order; a line that is no JSON object is a row with a fault."""
-    return _parquet(file) if _is_parquet(file) else _ndjson(file)
+    return _parquet(file) if not is_pipe(file) and _is_parquet(file) else _ndjson(file)
+
+
+def is_pipe(file: Path) -> bool:
+    """Say whether what is read of it is gone: a pipe, a terminal, and whatever else is no regular file."""
+    try:
+        mode = file.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise _unusable(file, error) from None
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def refuse_pipes(files: Sequence[Path], twice: str = "") -> None:
+    """Refuse a pipe that would be read more than once, for then rows would be lost: named twice, or for what `twice` says."""
+    for at, file in enumerate(files):
+        if is_pipe(file):
+            why = twice or ("it is named twice" if any(map(file.samefile, files[:at])) else "")
+            if why:
+                remedy = "write it into a file, and name that"
+                raise CommandError(Exit.USAGE, f"{plain(str(file))} can be read only once, and {why}: {remedy}")
 
 
 def _is_parquet(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
-            return opened.read(4) == b"PAR1"
+            return opened.read(4) == _PARQUET
     except (OSError, ValueError) as error:
         raise _unusable(file, error) from None
 
@@ -107,21 +131,31 @@ def _unusable(file: Path, error: Exception) -> CommandError:
 
 
 def _ndjson(file: Path) -> Iterator[Row]:
-    with file.open("rb") as lines:
-        place = 0
-        while line := lines.readline(MAX_LINE_BYTES):
-            place += 1
-            if place == 1:
-                line = line.removeprefix(BOM_UTF8)
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                while (rest := lines.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                    pass
-                yield Row(place, {}, MalformedRecordError("row", "", f"at most {MAX_LINE_BYTES:,} bytes", "more"))
-            elif line.strip():
-                try:
-                    yield Row(place, msgspec.json.decode(line, type=dict[str, object]))
-                except REFUSALS:
-                    yield Row(place, {}, _fault(line))
+    try:
+        with file.open("rb") as lines:
+            yield from _rows(lines, file)
+    except OSError as error:
+        raise _unusable(file, error) from None
+
+
+def _rows(lines: BinaryIO, file: Path) -> Iterator[Row]:
+    place = 0
+    while line := lines.readline(MAX_LINE_BYTES):
+        place += 1
+        if place == 1:
+            if line.startswith(_PARQUET):
+                why = "Parquet is not read from a pipe: write it into a file, and name that"
+                raise CommandError(Exit.DATA, f"{plain(str(file))}: {why}")
+            line = line.removeprefix(BOM_UTF8)
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            while (rest := lines.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield Row(place, {}, MalformedRecordError("row", "", f"at most {MAX_LINE_BYTES:,} bytes", "more"))
+        elif line.strip():
+            try:
+                yield Row(place, msgspec.json.decode(line, type=dict[str, object]))
+            except REFUSALS:
+                yield Row(place, {}, _fault(line))
 
 
 def _fault(line: bytes) -> MalformedRecordError:

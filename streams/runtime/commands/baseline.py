@@ -5,7 +5,7 @@
   tocsin baseline list --config tocsin.toml
 
 The file holds outputs as they would be sent (NDJSON or Parquet), each with its label beside it (label, labelled_at_ms),
-or the labels stand in a file of their own. The history must be healthy: it is what all that follows is compared with.
+or the labels stand in a file of their own. NDJSON may come from a pipe (/dev/stdin, a FIFO). The history must be healthy: it is what all that follows is compared with.
 
 A lane that rings in its own healthy past gets more tolerance until it is silent; one that cannot be silenced stays in
 shadow, where it is counted and rings for nobody. You are told both.
@@ -34,7 +34,7 @@ from streams.runtime.commands.common import add_command, add_json, add_settings,
 from streams.runtime.histories import Gathered, gather, history_of
 from streams.runtime.lines import plain
 from streams.runtime.reading import Reader
-from streams.runtime.row_files import count_rows, read_rows
+from streams.runtime.row_files import count_rows, read_rows, refuse_pipes
 from streams.runtime.sending import send_all
 from streams.runtime.stage_spec import Routed
 from streams.runtime.terminal import (
@@ -120,7 +120,8 @@ What each detector looks at, what it needs, how soon it rings and how it clears:
   tocsin baseline build healthy.ndjson --model fraud --valid-from 2026-11-01T00:00:00Z --json
   tocsin baseline build healthy.ndjson --model fraud {ACCEPT_FAULTY} income
 
-Status: 0 published (or, with --dry-run, publishable), 5 refused or unreadable.
+Status: 0 published (or, with --dry-run, publishable); 5 refused, or published without rows that could not be read, which are
+named: the last line, or "published" with --json, says which.
 """
 
 LISTS = """
@@ -195,6 +196,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
     unknown = [name for name in arguments.accept_faulty if name not in model.features]
     if unknown:
         raise CommandError(Exit.USAGE, f"{ACCEPT_FAULTY} {plain(unknown[0])}: {model.name} declares no such feature")
+    refuse_pipes([arguments.file] if arguments.labels is None else [arguments.file, arguments.labels])
     now_ms = time.time_ns() // 1_000_000
     valid_from_ms = now_ms + MARGIN_MS if arguments.valid_from is None else _instant(arguments.valid_from)
     if valid_from_ms < now_ms + MARGIN_MS and not arguments.dry_run:
@@ -203,7 +205,8 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
     if not arguments.dry_run:
         with Reader(settings.kafka) as reader:
             earlier = [one for one in published(reader) if one.model == model.name]
-    history = history_of(_gathered(arguments, model), model)
+    gathered = _gathered(arguments, model)
+    history = history_of(gathered, model)
     found = _doubted(history, model, arguments)
     with Steps() as steps:
         try:
@@ -232,7 +235,7 @@ def _build(arguments: argparse.Namespace, settings: Settings) -> int:
         say_json({**_summary(baseline), "version": version, **counts, "signals": signals(learned), "doubts": said})
     else:
         _tell(learned, model, history, is_published=not arguments.dry_run)
-    return Exit.DONE
+    return Exit.DATA if gathered.refused_rows else Exit.DONE
 
 
 def _doubted(history: History, model: Model, arguments: argparse.Namespace) -> list[Doubtful]:

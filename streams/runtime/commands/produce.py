@@ -7,7 +7,8 @@
   tocsin produce outputs.parquet --rows 100                      100 rows a message
   tocsin produce outputs.ndjson labels.ndjson --end-now          both together, moved by the same
 
-NDJSON (one JSON object a line) or Parquet. A row with made_at_ms and a prediction is an output, one with labelled_at_ms
+NDJSON (one JSON object a line) or Parquet; from a pipe (/dev/stdin, a FIFO) NDJSON, without --start-now and --end-now,
+which read twice. A row with made_at_ms and a prediction is an output, one with labelled_at_ms
 and a label is a label; a row with both is sent as both, the label when its time comes. Of several files the row whose time
 comes first is sent first, and --start-now and --end-now move all of them by the same: name outputs and their labels in one
 command, else each file is moved by itself, and labels come before or long after their outputs.
@@ -38,7 +39,7 @@ from streams.runtime.lines import plain
 from streams.runtime.many_rows import checked
 from streams.runtime.producer import NotAcknowledgedError, Rows
 from streams.runtime.reading import Reader, counted_through_ms, wall_ms
-from streams.runtime.row_files import Row, count_rows, read_rows
+from streams.runtime.row_files import Row, count_rows, read_rows, refuse_pipes
 from streams.runtime.terminal import CommandError, Exit, Progress, complain, say, say_json
 
 MOST_NAMED = 20
@@ -106,6 +107,8 @@ class Sent:
 def run(arguments: argparse.Namespace) -> int:
     """Read, send, and say what was sent."""
     settings = settings_of(arguments)
+    moves = arguments.start_now or arguments.end_now
+    refuse_pipes(arguments.files, "--start-now and --end-now read what they send twice" if moves else "")
     totals = [count_rows(file) for file in arguments.files]
     total = None if None in totals else sum(filter(None, totals))
     doubts = _doubts(settings)

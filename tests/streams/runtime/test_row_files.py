@@ -1,7 +1,13 @@
 """Rows out of files: NDJSON and Parquet alike, each with its place."""
 
 import datetime as dt
+import os
 import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +18,7 @@ from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime import row_files
-from streams.runtime.row_files import Row, count_rows, read_rows
+from streams.runtime.row_files import Row, count_rows, read_rows, refuse_pipes
 from streams.runtime.terminal import CommandError, Exit
 
 
@@ -104,3 +110,70 @@ def test_a_mark_of_byte_order_in_front_is_no_part_of_the_first_row(tmp_path: Pat
     row = b'{"prediction_id":"p1","model":"m","labelled_at_ms":1,"label":1}\n'
     lines.write_bytes(b"\xef\xbb\xbf" + row + row)
     assert [one.label().prediction_id for one in read_rows(lines)] == ["p1", "p1"]
+
+
+@contextmanager
+def piped(file: Path, content: bytes) -> Iterator[Path]:
+    """Write into a real FIFO, as slowly as a pipe is, once."""
+    os.mkfifo(file)
+
+    def write() -> None:
+        with file.open("wb", buffering=0) as end:
+            end.write(content[:2])  # less than what tells Parquet from lines
+            end.write(content[2:])
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    yield file
+    writer.join(10)
+
+
+def test_a_fifo_is_opened_once_and_gives_all_of_its_rows(tmp_path: Path) -> None:
+    content = b"".join(b'{"prediction_id":"p%d"}\n' % n for n in range(6_000))
+    with piped(tmp_path / "rows", content) as fifo:
+        assert count_rows(fifo) is None
+        assert [row.fields["prediction_id"] for row in read_rows(fifo)] == [f"p{n}" for n in range(6_000)]
+
+
+READS = """
+from pathlib import Path
+from streams.runtime.row_files import count_rows, read_rows
+file = Path("/dev/stdin")
+print(count_rows(file), *(row.fields["a"] for row in read_rows(file)))
+"""
+
+
+def test_standard_input_gives_all_of_its_rows(tmp_path: Path) -> None:
+    lines = b'{"a":1}\n{"a":2}\n{"a":3}\n'
+    command = [sys.executable, "-c", READS]
+    assert subprocess.run(command, input=lines, capture_output=True, check=True).stdout == b"None 1 2 3\n"
+    file = tmp_path / "rows"
+    file.write_bytes(lines)
+    with file.open("rb") as given:
+        assert subprocess.run(command, stdin=given, capture_output=True, check=True).stdout == b"None 1 2 3\n"
+
+
+def test_parquet_from_a_pipe_is_refused_and_says_what_to_do(tmp_path: Path) -> None:
+    table = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"prediction_id": ["p1"]}), table)
+    with piped(tmp_path / "rows", table.read_bytes()) as fifo, pytest.raises(CommandError) as caught:
+        list(read_rows(fifo))
+    assert caught.value.status == Exit.DATA
+    assert "rows: Parquet is not read from a pipe: write it into a file, and name that" in str(caught.value)
+
+
+def test_a_pipe_that_would_be_read_twice_is_refused(tmp_path: Path) -> None:
+    fifo, other, file = tmp_path / "fifo", tmp_path / "other", tmp_path / "file"
+    os.mkfifo(fifo)
+    os.mkfifo(other)
+    file.touch()
+    refuse_pipes([fifo, other, file, file])
+    refuse_pipes([file], "it is read twice")
+    for files, twice, why in (
+        ([fifo, other, fifo], "", "it is named twice"),
+        ([fifo], "all is read twice", "all is read twice"),
+    ):
+        with pytest.raises(CommandError) as caught:
+            refuse_pipes(files, twice)
+        assert caught.value.status == Exit.USAGE
+        assert f"fifo can be read only once, and {why}: write it into a file" in str(caught.value)

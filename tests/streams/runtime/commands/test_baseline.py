@@ -1,6 +1,8 @@
 """A baseline from a terminal: learned, tried, published, and listed."""
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +116,50 @@ def test_a_file_of_labels_that_has_none_of_these_outputs_is_refused(
     assert (status, out) == (Exit.DATA, "")
     assert f"{labels}: no labels of these outputs of fraud" in err
     assert ("labels.ndjson:1: label" in err) == (which == "outputs")
+
+
+def test_outputs_and_labels_from_pipes_are_read_to_their_last_row(
+    tocsin: Tocsin, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings, history = files
+    pipes = tmp_path / "outputs", tmp_path / "labels"
+    beside = ("prediction_id", "model", "label", "labelled_at_ms")
+    rows = [msgspec.json.decode(line) for line in history.read_text().splitlines()]
+    outputs = [{name: value for name, value in row.items() if "label" not in name} for row in rows]
+    labels = [{name: row[name] for name in beside} for row in rows]
+
+    def write() -> None:
+        for pipe, given in zip(pipes, (outputs, labels), strict=True):  # one after the other, as a script does
+            pipe.write_bytes(b"\n".join(map(msgspec.json.encode, given)))
+
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    threading.Thread(target=write, daemon=True).start()
+    words = ("baseline", "build", str(pipes[0]), "--model", "fraud", "--config", str(settings), "--dry-run", "--json")
+    status, out, _ = tocsin(*words, "--labels", str(pipes[1]))
+    said = json.loads(out)
+    assert (status, said["outputs"], said["labelled"]) == (Exit.DONE, 2_000, 2_000)
+    status, _, err = tocsin(
+        *("/dev/null" if word == str(pipes[0]) else word for word in words), "--labels", "/dev/null"
+    )
+    assert (status, "it is named twice" in err) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize("where", ["outputs", "labels"])
+def test_rows_that_cannot_be_read_are_left_out_and_told_by_the_status(
+    where: str, tocsin: Tocsin, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    settings, history = files
+    rows = history.read_bytes()
+    file, labels = tmp_path / "outputs.ndjson", tmp_path / "labels.ndjson"
+    file.write_bytes(rows + b"no JSON\n" * (where == "outputs"))
+    last = msgspec.json.decode(rows.splitlines()[-1])
+    beside = {name: last[name] for name in ("prediction_id", "model", "label", "labelled_at_ms")}
+    labels.write_bytes(msgspec.json.encode(beside) + b"\n" + b"no JSON\n" * (where == "labels"))
+    words = ("baseline", "build", str(file), "--labels", str(labels), "--model", "fraud", "--config", str(settings))
+    status, out, err = tocsin(*words, "--dry-run", "--json")
+    assert (status, json.loads(out)["outputs"]) == (Exit.DATA, 2_000)
+    assert f"{where}.ndjson:{2_001 if where == 'outputs' else 2}: row: expected a JSON object" in err
 
 
 SETTINGS = """

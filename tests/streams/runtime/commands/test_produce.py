@@ -1,6 +1,8 @@
 """Rows from a file to the topics: each where it belongs, in its time, by itself or with others."""
 
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +208,21 @@ def test_who_interrupts_it_is_told_what_was_sent_until_then(
     assert (status, out) == (Exit.INTERRUPTED, "")
     assert "sent until then: 1 outputs and 0 labels" in err
     assert len(written(broker, "interrupted.model-outputs")) == 1
+
+
+def test_a_fifo_is_sent_to_its_last_row_and_refused_where_it_would_be_read_twice(
+    tocsin: Tocsin, file: Path, tmp_path: Path
+) -> None:
+    for moved in ("--start-now", "--end-now"):
+        status, out, err = tocsin("produce", "/dev/null", moved)
+        assert (status, out) == (Exit.USAGE, "")
+        assert "/dev/null can be read only once, and --start-now and --end-now read what they send twice" in err
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(file.read_bytes(),), daemon=True)
+    writer.start()
+    status, out, _ = tocsin("produce", str(fifo))
+    assert (status, out) == (Exit.DONE, f"sent {ROWS} outputs and {ROWS} labels in {2 * ROWS} messages\n")
 
 
 def test_topics_that_are_not_there_are_to_be_made_first(tocsin: Tocsin, file: Path) -> None:
