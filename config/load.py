@@ -26,14 +26,13 @@ from config.settings import (
 )
 from config.typed import names_of, placed, typed, within
 from detectors.budget import BudgetError
+from schemas.fields import TOCSIN
 from schemas.model import Model
 from schemas.response import Response
 
 DEFAULT_FILE = Path(__file__).with_name("default.toml")
 RESPONSE_FILE = Path(__file__).with_name("response.toml")
 PREFIX = "TOCSIN__"
-PSEUDO_MODEL = "tocsin"
-"""The model under whose name Tocsin watches itself."""
 
 MOST_BYTES = 1 << 20
 """Of a file of settings: 1 MiB is thousands of models."""
@@ -222,10 +221,8 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
     defaults, listed = table.table("model_defaults"), table.table("models")
     _check_model_defaults(defaults)
     models = {name: _model(name, listed.table(name), defaults, join) for name in listed.names()}
-    if PSEUDO_MODEL in models:
-        listed.note(
-            PSEUDO_MODEL, "a name of a model of yours", PSEUDO_MODEL, "rename it: Tocsin watches itself under this name"
-        )
+    if TOCSIN in models:
+        listed.note(TOCSIN, "a name of a model of yours", TOCSIN, "rename it: Tocsin watches itself under this name")
     table.close(also=names_of(Response))
     if response is None:
         return None

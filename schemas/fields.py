@@ -21,6 +21,11 @@ Ordinal = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Value = str | Whole | float | None
 """What a model may say of one thing: a name, a number, or explicitly nothing."""
 
+TOCSIN = "tocsin"
+"""The model under whose name Tocsin watches itself."""
+NOT_OURS = f"^(?!{TOCSIN}$)"
+"""Pattern of every other name."""
+
 
 REFUSALS = (msgspec.DecodeError, ValueError, RecursionError)
 """How a decoder of bytes says no: no JSON or of the wrong type, no UTF-8 or a number without end, nested too deep."""
@@ -104,11 +109,14 @@ def in_words(expected: str) -> str:
 
     >>> in_words("`float` <= 1.0"), in_words("`str` of length >= 1"), in_words("`str | int | null`")
     ('a number of at most 1.0', 'a text of length at least 1', 'a text, a whole number or null')
+    >>> in_words("`str` matching regex '^(?!tocsin$)'")
+    "a text other than tocsin, Tocsin's own name"
     """
     kinds, _, rest = expected.removeprefix("`").partition("`")
     named = [_KINDS.get(kind, kind) for kind in dict.fromkeys(kinds.split(" | "))]
     for bound, words in _BOUNDS:
         rest = rest.replace(bound, words)
+    rest = rest.replace(f" matching regex {NOT_OURS!r}", f" other than {TOCSIN}, Tocsin's own name")
     rest = rest.replace("of length of", "of length").replace("`", "")
     return (", ".join(named[:-1]) + " or " if named[1:] else "") + named[-1] + rest
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.fields import Record, Whole
-from schemas.output import Millis, Name
+from schemas.output import Millis, ModelName, Name
 
 Version = Annotated[int, Meta(ge=0, le=2**62)]
 """Of a label: the greater is the later."""
@@ -37,7 +37,7 @@ class Label(Record, frozen=True, kw_only=True):
     """
 
     prediction_id: Name
-    model: Name
+    model: ModelName
     labelled_at_ms: Millis
     label: str | Whole | float
     version: Version | UnsetType = UNSET

@@ -4,9 +4,11 @@ from typing import Annotated
 
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.fields import Record, Value, Whole
+from schemas.fields import NOT_OURS, Record, Value, Whole
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512, pattern=NOT_OURS)]
+"""Of a model of somebody's: nobody's row speaks as Tocsin."""
 Millis = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 """Milliseconds since 1970 in UTC, up to the year 9999."""
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -49,7 +51,7 @@ class Output(Record, frozen=True, kw_only=True):
     """
 
     prediction_id: Name
-    model: Name
+    model: ModelName
     made_at_ms: Millis
     prediction: str | Whole | float
     version: str = ""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from schemas.dead_letter import DeadLetter
+from schemas.fields import TOCSIN
 from schemas.finding import Finding
 from schemas.incident import Incident
 from schemas.notification import Notification
@@ -16,9 +17,6 @@ from schemas.receipt import Receipt
 from streams.runtime.metrics import Measure, named
 from streams.runtime.stage_spec import Decision
 from streams.stages.wording import detail
-
-OURSELVES = "tocsin"
-"""The model under whose name Tocsin watches itself."""
 
 
 def decisions_of(stage: str, models: Collection[str]) -> Callable[[Any], Decision | None]:
@@ -30,7 +28,7 @@ def decisions_of(stage: str, models: Collection[str]) -> Callable[[Any], Decisio
     >>> told = tell(letter); told.event, told.fields["offset"], told.fields["error"]
     ('record.refused', 7, 'finding.n: expected a number, got null')
     """
-    known = {*models, OURSELVES}
+    known = {*models, TOCSIN}
 
     def tell(output: Any) -> Decision | None:  # noqa: ANN401 -- any record past the join
         match output:

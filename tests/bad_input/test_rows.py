@@ -136,6 +136,9 @@ REFUSED: dict[str, tuple[object, str, str, str]] = {
     "no id": ({"model": "fraud", "made_at_ms": 1, "prediction": 1}, "prediction_id", "a value (the field is required)", "nothing"),
     "an empty id": (output(""), "prediction_id", "a text of length at least 1", "a text of 0 characters"),
     "no model": ({"prediction_id": "p", "made_at_ms": 1, "prediction": 1}, "model", "a value (the field is required)", "nothing"),
+    "a row in the name of Tocsin": (
+        output() | {"model": "tocsin"}, "model", "a text other than tocsin, Tocsin's own name", "a text of 6 characters",
+    ),
     "no time": ({"prediction_id": "p", "model": "m", "prediction": 1}, "made_at_ms", "a value (the field is required)", "nothing"),
     "no prediction": (
         {"prediction_id": "p", "model": "m", "made_at_ms": 1}, "prediction", "a value (the field is required)", "nothing",

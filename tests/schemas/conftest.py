@@ -7,6 +7,7 @@ import pytest
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from schemas.fields import NOT_OURS, TOCSIN
 from schemas.instant import Instant
 
 Shape = Any
@@ -23,10 +24,12 @@ def drawn(shape: Shape) -> st.SearchStrategy[Any]:
             optional = {name: drawn(field.type) for name, field in fields.items() if not field.required}
             return st.fixed_dictionaries(required, optional=optional).map(lambda values: shape.cls(**values))
         case inspect.StrType():
-            if shape.pattern is not None:
+            if shape.pattern not in {None, NOT_OURS}:
                 return st.from_regex(shape.pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))
             low, high = shape.min_length or 0, shape.max_length or 2**31
-            return st.text(st.characters(exclude_categories=["Cs"]), min_size=low, max_size=min(high, low + 8))
+            return st.text(st.characters(exclude_categories=["Cs"]), min_size=low, max_size=min(high, low + 8)).filter(
+                TOCSIN.__ne__
+            )
         case inspect.IntType():
             low = -(2**63) if shape.ge is None else shape.ge
             return st.integers(low, 2**63 - 1 if shape.le is None else shape.le)
@@ -73,7 +76,7 @@ def full(shape: Shape, name: str) -> Any:  # noqa: ANN401 -- whatever the shape 
                 **{field.name: full(field.type, field.name) for field in shape.fields if field.name != "schema"}
             )
         case inspect.StrType():
-            return "2026-12-25" if shape.pattern is not None else f"a {name}"[: shape.max_length]
+            return "2026-12-25" if shape.pattern not in {None, NOT_OURS} else f"a {name}"[: shape.max_length]
         case inspect.IntType():
             value = FULL_MS if name.endswith("_ms") else 2
             return min(max(value, shape.ge or value), shape.le or value)

@@ -248,7 +248,7 @@ def test_a_feature_of_any_length_is_a_number_or_refused(age: bytes) -> None:
 
 
 ODD_VALUES: list[Any] = [
-    None, True, False, "", "x", "1", "x" * 512, "x" * 513, "system", "rumour", 0, 1, -1, 0.5, -0.5, 1.0, 1.5, 1e308, 2**62,
+    None, True, False, "", "x", "tocsin", "1", "x" * 512, "x" * 513, "system", "rumour", 0, 1, -1, 0.5, -0.5, 1.0, 1.5, 1e308, 2**62,
     2**62 + 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**30, -(10**30), 253_402_300_799_999, 253_402_300_800_000, [], [1],
     {}, {"no": 0.5}, {"no": 1.5}, {"no": 1}, {"no": -0.1}, {"no": "x"}, {"no": None}, {"region": "x"}, {"region": 5},
     {"region": ["x"]}, {"age": 5}, {"age": "x"}, {"age": True}, {"age": [1]}, {"age": None}, {"age": 2**63}, {"age": -(10**30)},

@@ -42,7 +42,7 @@ NUMBERS = (
     "253402300799999", "253402300800000", "0x10", "1_0",
 )  # fmt: skip
 TEXTS = (
-    '"west"', '"east"', '"fraud"', '"price"', '"p1"', '"1"', '"review"', '"nobody"', '""', '"grün"', '"日本"', '"w\\u0065st"',
+    '"west"', '"east"', '"fraud"', '"price"', '"tocsin"', '"p1"', '"1"', '"review"', '"nobody"', '""', '"grün"', '"日本"', '"w\\u0065st"',
     '"\\ud800"', '"\\ud83d\\ude00"', '"a\\"b"', '"a\\qb"', '"\\u12"', '"a\tb"', '"a', '"\\"', f'"{"x" * 512}"', f'"{"x" * 513}"',
 )  # fmt: skip
 OTHERS = (
