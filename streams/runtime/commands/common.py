@@ -26,6 +26,8 @@ OPTIONS = {
     "--key-file": ("kafka.security.key_file", "FILE", "its key; the key's password: TOCSIN__KAFKA__SECURITY__KEY_PASSWORD"),
 }  # fmt: skip
 """Option to setting, what it takes, and what it means."""
+LEAST_PACE = "0.000001"
+"""One row in eleven days."""
 
 
 def add_command(
@@ -46,9 +48,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         group.add_argument(option, metavar=takes, help=f"{setting}: {what}")
 
 
-def above_0(text: str) -> float:
-    """Read an option that is a number above 0."""
-    return _number(text, "a number above 0", lambda number: number > 0)
+def pace(text: str) -> float:
+    """Read an option that is a pace: so slow a one that nothing ever comes is not meant."""
+    return _number(text, f"a number of at least {LEAST_PACE}", lambda number: number >= float(LEAST_PACE))
 
 
 def at_least_0(text: str) -> float:

@@ -17,7 +17,7 @@ from config.settings import KafkaSettings
 from schemas.dead_letter import DeadLetter, SentAgain
 from schemas.fields import REFUSALS, MalformedRecordError
 from streams.runtime import topics
-from streams.runtime.commands.common import above_0, add_command, add_json, add_settings, settings_of, since_ms
+from streams.runtime.commands.common import add_command, add_json, add_settings, pace, settings_of, since_ms
 from streams.runtime.decode import Apart
 from streams.runtime.lines import plain
 from streams.runtime.reading import Read, Reader
@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     replaying = add_command(inner, "replay", "send them again", REPLAYS)
     _choosing(replaying)
     replaying.add_argument(
-        "--rate", type=above_0, metavar="N", help="N records a second (default: as fast as the brokers take them)"
+        "--rate", type=pace, metavar="N", help="N records a second (default: as fast as the brokers take them)"
     )
     replaying.add_argument(
         "--dry-run", action="store_true", help="say what would be sent, and send nothing (default: send it)"

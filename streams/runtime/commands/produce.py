@@ -33,7 +33,7 @@ from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime import topics
-from streams.runtime.commands.common import above_0, add_json, add_settings, settings_of
+from streams.runtime.commands.common import add_json, add_settings, pace, settings_of
 from streams.runtime.doubts import Doubts
 from streams.runtime.lines import plain
 from streams.runtime.many_rows import checked
@@ -48,6 +48,9 @@ MOST_ROWS = 10_000
 AGE_MS = 1_000
 """How long a row of a paced file may wait for others."""
 
+MOST_SLEEP_S = 86_400
+"""Waited in one go; the system takes no number of seconds beyond some centuries."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
@@ -58,13 +61,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="outputs, labels or both, NDJSON or Parquet; several: as one",
     )
-    pace = parser.add_mutually_exclusive_group()
-    pace.add_argument(
-        "--rate", type=above_0, metavar="N", help="N rows a second (default: as fast as the brokers take them)"
+    paces = parser.add_mutually_exclusive_group()
+    paces.add_argument(
+        "--rate", type=pace, metavar="N", help="N rows a second (default: as fast as the brokers take them)"
     )
-    pace.add_argument(
-        "--speed", type=above_0, metavar="X", help="X times as fast as their own times say; 1: as it came"
-    )
+    paces.add_argument("--speed", type=pace, metavar="X", help="X times as fast as their own times say; 1: as it came")
     shift = parser.add_mutually_exclusive_group()
     shift.add_argument(
         "--start-now", action="store_true", help="move all times so that the first row of all files happens now"
@@ -107,8 +108,7 @@ class Sent:
 def run(arguments: argparse.Namespace) -> int:
     """Read, send, and say what was sent."""
     settings = settings_of(arguments)
-    moves = arguments.start_now or arguments.end_now
-    refuse_pipes(arguments.files, "--start-now and --end-now read what they send twice" if moves else "")
+    refuse_pipes(arguments.files, "--start-now and --end-now read what they send twice" if _moves(arguments) else "")
     totals = [count_rows(file) for file in arguments.files]
     total = None if None in totals else sum(filter(None, totals))
     doubts = _doubts(settings)
@@ -198,8 +198,22 @@ def _send(
                 sent.labels += isinstance(record, Label)
                 progress.add(1)
     except NotAcknowledgedError as error:
-        raise CommandError(Exit.BROKER, f"{kafka.broker}: {error}; it is safe to run the command again") from None
+        raise CommandError(Exit.BROKER, f"{kafka.broker}: {error}; {_going_on(arguments)}") from None
     sent.messages = rows.acknowledged_messages
+
+
+def _going_on(arguments: argparse.Namespace) -> str:
+    """Say what running the command again does."""
+    if not _moves(arguments):
+        return "it is safe to run the command again"
+    return (
+        "run again, the command moves all times anew: outputs that were taken keep theirs and count as conflicting_output, "
+        "labels as corrected; on new topics (--topic-prefix) it begins afresh"
+    )
+
+
+def _moves(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.start_now or arguments.end_now)
 
 
 def _merged(files: Sequence[Path], sent: Sent) -> Iterator[Output | Label]:
@@ -234,7 +248,7 @@ def event_ms(record: Output | Label) -> int:
 
 def _shift_ms(arguments: argparse.Namespace) -> int:
     """Return by what all times are moved; for that the files are read once more."""
-    if not (arguments.start_now or arguments.end_now):
+    if not _moves(arguments):
         return 0
     if arguments.start_now and (arguments.speed or 1) > 1:
         raise CommandError(Exit.USAGE, "--start-now with --speed above 1 makes rows of the future, which are refused")
@@ -264,7 +278,6 @@ def _paced(records: Iterable[Output | Label], rate: float | None, speed: float |
             due_s = number / rate
         elif speed is not None:
             due_s = (event_ms(record) - first_ms) / 1000 / speed
-        wait_s = began_s + due_s - time.monotonic()
-        if wait_s > 0:
-            time.sleep(wait_s)
+        while (wait_s := began_s + due_s - time.monotonic()) > 0:
+            time.sleep(min(wait_s, MOST_SLEEP_S))
         yield record

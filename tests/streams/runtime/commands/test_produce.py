@@ -16,8 +16,8 @@ from msgspec import UNSET
 from schemas.closed import Closed
 from schemas.label import Label
 from schemas.output import Output
-from streams.runtime.commands.produce import Sent, event_ms, in_time, shifted
-from streams.runtime.producer import Rows
+from streams.runtime.commands.produce import MOST_SLEEP_S, Sent, event_ms, in_time, shifted
+from streams.runtime.producer import NotAcknowledgedError, Rows
 from streams.runtime.row_files import Row
 from streams.runtime.terminal import Exit
 
@@ -225,6 +225,44 @@ def test_a_fifo_is_sent_to_its_last_row_and_refused_where_it_would_be_read_twice
     assert (status, out) == (Exit.DONE, f"sent {ROWS} outputs and {ROWS} labels in {2 * ROWS} messages\n")
 
 
+def test_a_wait_of_centuries_is_waited_in_parts(
+    tocsin: Tocsin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def wait(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("streams.runtime.commands.produce.time.sleep", wait)
+    file = tmp_path / "rows.ndjson"
+    file.write_text("\n".join(json.dumps(output(f"s{years}", BEGINS_MS + years * 31_536_000_000)) for years in (0, 1)))
+    assert tocsin("produce", str(file), "--speed", "0.000001")[0] == Exit.INTERRUPTED
+    assert waits == [MOST_SLEEP_S] * 3
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "it is safe to run the command again"),
+        (("--start-now",), "run again, the command moves all times anew"),
+        (("--end-now",), "run again, the command moves all times anew"),
+    ],
+)
+def test_it_is_safe_to_send_again_only_where_times_stand(
+    tocsin: Tocsin, file: Path, more: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Rows, row: Output | Label) -> None:
+        raise NotAcknowledgedError([row], "no answer in 5 s")
+
+    monkeypatch.setattr(Rows, "send", refused)
+    status, out, err = tocsin("produce", str(file), *more)
+    assert (status, out) == (Exit.BROKER, "")
+    assert f"1 rows were not acknowledged: no answer in 5 s; {said}" in err
+    assert ("safe" in err) == (not more)
+
+
 def test_topics_that_are_not_there_are_to_be_made_first(tocsin: Tocsin, file: Path) -> None:
     status, out, err = tocsin("produce", str(file), "--topic-prefix", "not-there.")
     assert (status, out) == (Exit.NOT_SO, "")
@@ -246,9 +284,10 @@ def test_all_times_are_moved_by_the_same() -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--rate", "0"), "a number above 0"),
-        (("--rate", "x"), "a number above 0"),
-        (("--speed", "inf"), "a number above 0"),
+        (("--rate", "0"), "a number of at least 0.000001"),
+        (("--rate", "x"), "a number of at least 0.000001"),
+        (("--speed", "inf"), "a number of at least 0.000001"),
+        (("--speed", "1e-300"), "a number of at least 0.000001"),
         (("--rows", "0"), "a whole number from 1 to 10000"),
         (("--rate", "1", "--speed", "1"), "not allowed with"),
     ],
