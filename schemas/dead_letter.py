@@ -78,6 +78,11 @@ class DeadLetter(Record, frozen=True, kw_only=True):
         )
 
     @property
+    def kind(self) -> tuple[str, str, str, str]:
+        """What is counted together: topic, record, field, and what was expected, whatever came."""
+        return self.topic, self.record, self.field, self.expected
+
+    @property
     def complaint(self) -> str:
         """What was wrong, in the words of the error that it was made of.
 

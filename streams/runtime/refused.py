@@ -11,17 +11,18 @@ MOST_LINES = 20
 def refused_lines(letters: Sequence[DeadLetter]) -> list[Mapping[str, object]]:
     """Return the fields of each line, those with the most rows first.
 
-    `offset` and `error` are the first row's; where others were refused for other reasons, the line says so.
+    `offset` and `error` are the first row's; where others were refused for other reasons, the line says so. What came
+    makes no other reason.
 
-    >>> def letter(offset, topic, got):
+    >>> def letter(offset, topic, field):
     ...     return DeadLetter(
-    ...         topic=topic, partition=3, offset=offset, record="label", field="label", expected="a class", got=got
+    ...         topic=topic, partition=3, offset=offset, record="label", field=field, expected="a text", got="null"
     ...     )
-    >>> lines = refused_lines([letter(7, "labels", "null"), letter(8, "model-outputs", "null"), letter(9, "labels", "1.5")])
+    >>> lines = refused_lines([letter(7, "labels", "label"), letter(8, "model-outputs", "label"), letter(9, "labels", "model")])
     >>> lines[0]
-    {'rows': 2, 'topic': 'labels', 'partition': 3, 'offset': 7, 'error': 'the first of 2 kinds: label.label: expected a class, got null'}
+    {'rows': 2, 'topic': 'labels', 'partition': 3, 'offset': 7, 'error': 'the first of 2 kinds: label.label: expected a text, got null'}
     >>> lines[1]
-    {'rows': 1, 'topic': 'model-outputs', 'partition': 3, 'offset': 8, 'error': 'label.label: expected a class, got null'}
+    {'rows': 1, 'topic': 'model-outputs', 'partition': 3, 'offset': 8, 'error': 'label.label: expected a text, got null'}
     """
     places: dict[tuple[str, int], list[DeadLetter]] = {}
     for letter in letters:
@@ -35,7 +36,7 @@ def refused_lines(letters: Sequence[DeadLetter]) -> list[Mapping[str, object]]:
 
 
 def _line(letters: Sequence[DeadLetter]) -> Mapping[str, object]:
-    first, kinds = letters[0], len({letter.complaint for letter in letters})
+    first, kinds = letters[0], len({letter.kind for letter in letters})
     return {
         "rows": len(letters),
         "topic": first.topic,

@@ -88,9 +88,9 @@ def _choosing(parser: argparse.ArgumentParser) -> None:
 
 
 LISTS = """
-Say what was refused and why, the most frequent first: topic, record, field, what was expected, and what came. Foreign text
-is described and not quoted, unless you ask for the bytes. Nothing that is listed here was counted; mend its producer and
-send it again.
+Say what was refused and why, the most frequent first: how many of each topic, record, field and what was expected, with what
+came in one of them. Foreign text is described and not quoted, unless you ask for the bytes. Nothing that is listed here was
+counted; mend its producer and send it again.
 
   tocsin dead-letters list --config tocsin.toml
   tocsin dead-letters list --topic model-outputs --field score --each
@@ -176,14 +176,15 @@ def _list(arguments: argparse.Namespace, reader: Reader) -> int:
         for letter in letters:
             _show(letter, with_bytes=arguments.bytes, as_json=arguments.json)
         return Exit.DONE
-    counts = Counter((one.topic, one.record, one.field, one.expected, one.got) for one in letters)
-    names = ("topic", "record", "field", "expected", "got")
+    counts = Counter(one.kind for one in letters)
+    came = {one.kind: one.got for one in letters}
+    names = ("topic", "record", "field", "expected")
     if arguments.json:
-        for key, count in counts.most_common():
-            say_json({"count": count, **dict(zip(names, key, strict=True))})
+        for kind, count in counts.most_common():
+            say_json({"count": count, **dict(zip(names, kind, strict=True)), "got": came[kind]})
     elif counts:
-        rows = [(str(count), *map(plain, key)) for key, count in counts.most_common()]
-        say("\n".join(columns(("count", *names), rows)))
+        rows = [(str(count), *map(plain, kind), plain(came[kind])) for kind, count in counts.most_common()]
+        say("\n".join(columns(("count", *names, "got, for instance"), rows)))
     else:
         everything = arguments.topic is arguments.field is arguments.model is None and not arguments.since
         complain("nothing was refused" if everything else "nothing of that was refused")

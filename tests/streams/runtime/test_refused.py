@@ -4,9 +4,9 @@ from schemas.dead_letter import DeadLetter
 from streams.runtime.refused import MOST_LINES, refused_lines
 
 
-def letter(topic: str, partition: int, offset: int, got: str = "null") -> DeadLetter:
+def letter(topic: str, partition: int, offset: int, field: str = "label", got: str = "null") -> DeadLetter:
     return DeadLetter(
-        topic=topic, partition=partition, offset=offset, record="label", field="label", expected="a class", got=got
+        topic=topic, partition=partition, offset=offset, record="label", field=field, expected="a class", got=got
     )
 
 
@@ -22,8 +22,13 @@ def test_rows_of_different_places_are_never_counted_as_of_one() -> None:
 
 
 def test_one_reason_does_not_stand_for_others() -> None:
-    [line] = refused_lines([letter("labels", 3, at, got) for at, got in enumerate(("null", "1.5", "null"))])
+    [line] = refused_lines([letter("labels", 3, at, field) for at, field in enumerate(("label", "model", "label"))])
     assert line["error"] == "the first of 2 kinds: label.label: expected a class, got null"
+
+
+def test_other_values_are_no_other_reason() -> None:
+    [line] = refused_lines([letter("labels", 3, at, got=f"{at} ms after it") for at in range(3)])
+    assert (line["rows"], line["error"]) == (3, "label.label: expected a class, got 0 ms after it")
 
 
 def test_many_partitions_do_not_make_many_lines_and_no_row_is_left_out() -> None:
