@@ -1,7 +1,8 @@
 """What came from a consumer at once? Messages of one topic, with columns of what is to be known of each."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,30 +33,34 @@ class Fetched:
     """
 
     def __init__(self, messages: Sequence[Message]) -> None:
-        good = [message for message in messages if message.error() is None]
-        count = len(good)
-        self._good = good
-        self.partition = np.fromiter((message.partition() or 0 for message in good), np.int64, count)
-        self.offset = np.fromiter((message.offset() or 0 for message in good), np.int64, count)
-        self.size = np.fromiter(map(len, good), np.int64, count)
-        self.notices = [
-            Notice(message.partition(), error) for message in messages if (error := message.error()) is not None
-        ]
+        notices = [Notice(message.partition(), error) for message in messages if (error := message.error()) is not None]
+        if notices:
+            messages = [message for message in messages if message.error() is None]
+        self._good = messages
+        self.partition = _column(Message.partition, messages)
+        self.offset = _column(Message.offset, messages)
+        self.size = _column(len, messages)
+        self.notices = notices
 
     def messages(self, chosen: Numbers, partition: int, start: int) -> Messages:
         """Return some of them, by their indices, all of one partition: they cover offsets from `start` on."""
-        mine = [self._good[at] for at in chosen.tolist()]
+        mine = list(map(self._good.__getitem__, chosen.tolist()))
         offset = self.offset[chosen]
         return Messages(
             partition=partition,
             start=start,
             end=int(offset[-1]) + 1,
             offset=offset,
-            broker_ms=np.fromiter((message.timestamp()[1] for message in mine), np.int64, len(mine)),
-            key=[message.key() for message in mine],
-            value=[message.value() for message in mine],
+            broker_ms=_column(itemgetter(1), list(map(Message.timestamp, mine))),
+            key=list(map(Message.key, mine)),
+            value=list(map(Message.value, mine)),
             headers=lambda at: headers_of(mine[at].headers()),
         )
+
+
+def _column(what: Callable[[Any], int | None], of: Sequence[Any]) -> Numbers:
+    """Ask each; what a client's class is asked by `map` costs two thirds of what a loop costs."""
+    return np.fromiter(map(what, of), np.int64, len(of))
 
 
 class Source:
