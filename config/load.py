@@ -36,6 +36,8 @@ PREFIX = "TOCSIN__"
 
 MOST_BYTES = 1 << 20
 """Of a file of settings: 1 MiB is thousands of models."""
+_ADDRESS = r"[^\s:,]+:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+"""A host and its port; of a greater one the brokers' library would take the rest by 65536."""
 MOST_A_WEEK = 1000
 """Beyond that many false pages a week nobody would read them."""
 
@@ -244,7 +246,10 @@ def _settings(table: Table, response: Response | None) -> Settings | None:
 def _kafka(table: Table) -> KafkaSettings:
     kafka = KafkaSettings(
         broker=table.text(
-            "broker", "HOST:PORT, several with commas", "localhost:9092", pattern=r"[^\s:,]+:\d+(,[^\s:,]+:\d+)*"
+            "broker",
+            "HOST:PORT, several with commas, ports from 1 to 65535",
+            "localhost:9092",
+            pattern=rf"{_ADDRESS}(,{_ADDRESS})*",
         ),
         topic_prefix=table.text(
             "topic_prefix",

@@ -37,14 +37,14 @@ OUTPUTS, LABELS, CHANGELOG = "model-outputs", "labels", "pending-changelog"
 WINDOW_STATS, BASELINES, CLOCK = "window-stats", "baselines", "clock"
 FINDINGS, LEDGER, DEPLOYMENTS = "findings", "ledger", "deployments"
 ACTIONS, INCIDENTS, INCIDENTS_LATEST = "incident-actions", "incidents", "incidents-latest"
-NOTIFICATIONS, RECEIPTS, DEAD_LETTERS, SILENCES = "notifications", "receipts", "dead-letters", "silences"
+NOTIFICATIONS, RECEIPTS, DEAD_LETTERS = "notifications", "receipts", "dead-letters"
 
 STAGES = ("join", "detect", "triage", "escalate", "notify")
 
 NOT_THERE = "is not there"
 LOOK_AGAIN_S = 0.1
 
-Count = Literal["IN", "OUT", "1"]
+Count = Literal["IN", "OUT"]
 
 # A restart reads a state topic from its beginning: by Kafka's own settings a week of overwritten rows would lie there.
 _COMPACTED_SOON = {"segment_ms": "600000", "min_cleanable_dirty_ratio": "0.1"}
@@ -61,7 +61,7 @@ class Topic:
     partition
         Which rule finds its partition.
     count
-        How many partitions: as many as inputs (`IN`), as many as outputs (`OUT`), or one.
+        How many partitions: as many as inputs (`IN`), or as many as outputs (`OUT`).
     retention_ms
         How long a record is kept; None: until a later record of its key takes its place.
     settings
@@ -79,7 +79,7 @@ class Topic:
 
     def partitions(self, kafka: KafkaSettings) -> int:
         """How many partitions it has in this deployment."""
-        return {"IN": kafka.input_partitions, "OUT": kafka.output_partitions, "1": 1}[self.count]
+        return {"IN": kafka.input_partitions, "OUT": kafka.output_partitions}[self.count]
 
     @property
     def wanted(self) -> dict[str, str]:
@@ -141,7 +141,6 @@ TOPICS: Mapping[str, Topic] = {
         _topic(RECEIPTS, "notification id", _BY_MODEL, "OUT", 400 * DAY_MS, "notify -> escalate, notify"),
         _topic(DEAD_LETTERS, "topic, partition, offset, row", "that of the source", "OUT", 30 * DAY_MS,
                _STAGES + ", command line -> command line"),
-        _topic(SILENCES, "own id", "the one", "1", None, "nobody yet -> nobody yet"),  # it is made before there are any
     )
 }  # fmt: skip
 """Every topic by name, without prefix; the changelogs of the stages' tables come on top, named by their hosts."""
@@ -295,7 +294,7 @@ def check(
         wanted = topic.partitions(kafka)
         if name not in there:
             faults.append(TopicFault(name, NOT_THERE, "run `tocsin topics create`"))
-        elif (count := len(there[name].partitions)) != wanted and not (topic.count == "1" and not settings_too):
+        elif (count := len(there[name].partitions)) != wanted:
             faults.append(TopicFault(name, f"has {count} partitions, {wanted} are expected", _remedy(topic, count)))
     if settings_too:
         faults += _settings_faults(admin, {name: topic for name, topic in planned.items() if name in there}, wait_s)
@@ -308,9 +307,7 @@ def _remedy(topic: Topic, count: int) -> str:
             f"labels would miss their outputs: set kafka.input_partitions to {count} where `{OUTPUTS}`, `{LABELS}` and "
             f"`{CHANGELOG}` all have {count}, else make them anew with equal counts"
         )
-    if topic.count == "OUT":
-        return f"set kafka.output_partitions to {count} where all topics past the join have {count}, else make it anew"
-    return "make it anew"
+    return f"set kafka.output_partitions to {count} where all topics past the join have {count}, else make it anew"
 
 
 def _settings_faults(admin: AdminClient, topics: Mapping[str, Topic], wait_s: float) -> list[TopicFault]:

@@ -155,6 +155,16 @@ def test_a_faulty_variable_is_named_as_the_source() -> None:
     ]
 
 
+def test_a_port_is_a_number_from_1_to_65535() -> None:
+    for port in (1, 9, 10, 9092, 9999, 10000, 59999, 60000, 64999, 65000, 65499, 65529, 65530, 65535):
+        assert (
+            load(None, {"TOCSIN__KAFKA__BROKER": f"a:{port},b:{port}"}, {}, sound).kafka.broker == f"a:{port},b:{port}"
+        )
+    for odd in ("0", "65536", "65540", "65600", "66000", "70000", "99999", "165535", "\u0661"):
+        (fault,) = faults_of(None, {"TOCSIN__KAFKA__BROKER": f"a:9092,b:{odd}"})
+        assert fault.setting == "kafka.broker"
+
+
 def test_what_has_no_end_is_no_file_of_settings_or_of_a_password(tmp_path: Path) -> None:
     (settings,) = faults_of(Path("/dev/zero"), {})
     assert (settings.expected, settings.got) == ("a TOML file", "more than 1 MiB")

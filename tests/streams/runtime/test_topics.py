@@ -22,7 +22,7 @@ DESIGN = {
     "baselines": ("OUT", None), "clock": ("OUT", 1 / 24), "findings": ("OUT", 30), "ledger": ("OUT", 400),
     "deployments": ("OUT", 400), "incident-actions": ("OUT", 400), "incidents": ("OUT", 400),
     "incidents-latest": ("OUT", None), "notifications": ("OUT", 400), "receipts": ("OUT", 400),
-    "dead-letters": ("OUT", 30), "silences": ("1", None),
+    "dead-letters": ("OUT", 30),
 }  # fmt: skip
 
 
