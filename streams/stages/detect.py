@@ -77,8 +77,15 @@ MISPLACED_SHARE = 0.01
 DEPLOYMENTS_KEPT = 4096
 """Deployments of a partition that are remembered, the latest, to tell a repeat."""
 
-GAPS_KEPT = 1024
-"""Unknown models of a partition that get a ticket each; what else comes is counted."""
+UNKNOWN_MODELS_TOLD = 5
+"""Unknown models of a partition that ring at once, the last of them for all that follow: names without end open no incidents
+without end."""
+
+UNKNOWN_QUIET_MS = 1_800_000
+"""How long no row of an unknown model comes until its finding clears: half of the hold-down that is shipped, so that a row
+which somebody sent once opens no incident."""
+
+UNKNOWN = "unknown_model"
 
 MISPLACED = "misplaced_rows"
 _MOST_ROWS = 2**63 - 1
@@ -221,6 +228,7 @@ class _State(msgspec.Struct, array_like=True):
     looked_at: dict[int, Looked] = {}
     looked_by: dict[int, Looked] = {}
     looked: Looked = Looked()
+    unknown: dict[str, int] = {}
 
 
 STATE, WATCHES, BASELINES = "state", "watches", "baselines"
@@ -280,6 +288,7 @@ class Detect:
         self._parts: dict[str, dict[int, dict[int, Baseline]]] = {name: {} for name in self._models}
         self._seen_deployments: dict[str, None] = {}
         self._gaps: dict[tuple[str, str], Finding] = {}
+        self._unknown: dict[str, int] = {}  # models with a gap, by the end of the last tick in which rows of them count
         self._given_up: dict[tuple[str, int], None] = {}
         self._looked_at: dict[int, Looked] = {}  # by source partition, as its last `Closed` counts them
         self._looked_by: dict[int, Looked] = {}  # of all, by the end of the tick in which they are judged
@@ -454,7 +463,8 @@ class Detect:
         if next_ms in self._pending or not all(self._is_idle(model) for model in self._models):
             return
         last_ms = min([*self._through.values(), *self._starts[:1], *self._looked_by]) - self._tick_ms
-        passed = (min([last_ms, *self._next_adoptions(next_ms)]) - next_ms) // self._tick_ms
+        quiet = [heard_ms + UNKNOWN_QUIET_MS - self._tick_ms for heard_ms in self._unknown.values()]
+        passed = (min([last_ms, *self._next_adoptions(next_ms), *quiet]) - next_ms) // self._tick_ms
         if passed > 0:
             self._next_ms = next_ms + passed * self._tick_ms
             self._ticks_since += passed
@@ -463,7 +473,7 @@ class Detect:
     def _is_idle(self, model: str) -> bool:
         """Whether nothing of a model listens, fires, or waits for the next tick to be said."""
         state = self._models[model]
-        waits = state.open_findings or state.accounts or (model, "unknown_model") in self._gaps
+        waits = state.open_findings or state.accounts or (model, UNKNOWN) in self._gaps
         return not waits and not any(one.heard.any() for one in state.states.values())
 
     def _next_adoptions(self, next_ms: int) -> Iterator[int]:
@@ -520,6 +530,7 @@ class Detect:
                 answers += self._model_tick(model, stats, start_ms, end_ms)
             else:
                 answers += self._unknown_tick(model, stats, start_ms, end_ms)
+        answers += self._quiet(end_ms)
         answers += self._judge_places(start_ms, end_ms)
         if start_ms // LEDGER_MS != end_ms // LEDGER_MS:
             answers += self._ledger(end_ms)
@@ -533,7 +544,8 @@ class Detect:
     def _model_tick(self, model: str, stats: list[WindowStats], start_ms: int, end_ms: int) -> list[Out]:
         state = self._models[model]
         answers: list[Out] = []
-        gap = self._gaps.pop((model, "unknown_model"), None)
+        gap = self._gaps.pop((model, UNKNOWN), None)
+        self._unknown.pop(model, None)
         if gap is not None:
             answers.append(self._cleared(gap, end_ms, gap.effect, 0, "the model is configured now"))
         wanted = self._version_for(model, stats, start_ms)
@@ -844,13 +856,18 @@ class Detect:
     def _unknown_tick(self, model: str, stats: list[WindowStats], start_ms: int, end_ms: int) -> list[Out]:
         """One ticket for a model that nobody configured; its rows are counted by the join, and watched by nobody."""
         self.counts.unknown_model_ticks += 1
-        if (model, "unknown_model") in self._gaps or len(self._gaps) >= GAPS_KEPT:
+        if model in self._unknown:
+            self._unknown[model] = end_ms
             return []
+        if len(self._unknown) >= UNKNOWN_MODELS_TOLD:
+            return []
+        self._unknown[model] = end_ms
+        is_last = len(self._unknown) == UNKNOWN_MODELS_TOLD
         outputs = sum(int(one.arrays["outputs"].max(initial=0)) for one in stats if "outputs" in one.arrays)
         finding = self._firing(
             model=model,
             lane="*",
-            detector="unknown_model",
+            detector=UNKNOWN,
             kind="monitoring_gap",
             ledger="ticket",
             guarantee="none",
@@ -860,10 +877,22 @@ class Detect:
             effect=Effect(observed=float(outputs), expected=0.0, unit="outputs"),
             n=outputs,
             log_evidence=0.0,
-            message="outputs of a model that is not configured: nobody watches it",
+            message="outputs of a model that is not configured: nobody watches it"
+            + (", nor others that may come and ring no more: `tocsin status` names them" if is_last else ""),
         )
-        self._gaps[model, "unknown_model"] = finding
+        self._gaps[model, UNKNOWN] = finding
         return [finding]
+
+    def _quiet(self, end_ms: int) -> list[Out]:
+        """Clear the gaps of unknown models of which no rows come any more."""
+        answers: list[Out] = []
+        for model, heard_ms in list(self._unknown.items()):
+            if end_ms - heard_ms >= UNKNOWN_QUIET_MS:
+                del self._unknown[model]
+                gap = self._gaps.pop((model, UNKNOWN))
+                message = f"no rows of this model for {UNKNOWN_QUIET_MS // 60_000} minutes"
+                answers.append(self._cleared(gap, end_ms, gap.effect, 0, message))
+        return answers
 
     def _missed_sources(self, now_ms: int) -> list[Out]:
         """Say which source partitions have not closed a tick for too long."""
@@ -975,6 +1004,7 @@ class Detect:
             looked_at=self._looked_at,
             looked_by=self._looked_by,
             looked=self._looked,
+            unknown=self._unknown,
         )
         for name in self._strangers:
             self._rows.drop(name)
@@ -1019,6 +1049,8 @@ class Detect:
         self._first, self._through = state.first, state.through
         self._seen_deployments = dict.fromkeys(state.seen_deployments)
         self._gaps = {(model, what): finding for model, what, finding in state.gaps}
+        since_ms = state.next_ms or 0  # of a gap of an earlier Tocsin, which did not note when rows came
+        self._unknown = {model: state.unknown.get(model, since_ms) for model, what in self._gaps if what == UNKNOWN}
         self._given_up = dict.fromkeys(state.given_up)
         self._looked_at, self._looked_by, self._looked = state.looked_at, state.looked_by, state.looked
         for stats in map(WindowStats.decode, state.pending):

@@ -177,14 +177,28 @@ def findings(model: str, sums: Mapping[int, list[WindowStats]], through_ms: int)
         detection = _Detection(baseline, settings().budget())
         ticks = range(min(sums), through_ms, TICK_MS)
         return [found for start_ms in ticks for found in detection.tick(sums.get(start_ms, []), start_ms)]
-    start_ms = min(sums)
-    if start_ms >= through_ms:
-        return []
-    outputs = sum(int(one.arrays["outputs"].max(initial=0)) for one in sums[start_ms])
-    gap = _finding(model, "*", "unknown_model", start_ms + TICK_MS, "monitoring_gap")
-    effect = Effect(observed=float(outputs), expected=0.0, unit="outputs")
-    message = "outputs of a model that is not configured: nobody watches it"
-    return [replace(gap, ledger="ticket", effect=effect, n=outputs, message=message)]
+    return _unknown(model, sums, through_ms)
+
+
+def _unknown(model: str, sums: Mapping[int, list[WindowStats]], through_ms: int) -> list[Finding]:
+    """Ring with the first rows of a model that is not configured, until none came for half an hour."""
+    found: list[Finding] = []
+    heard_ms = None
+    for end_ms in range(min(sums) + TICK_MS, through_ms + TICK_MS, TICK_MS):
+        stats = sums.get(end_ms - TICK_MS, [])
+        if stats and heard_ms is None:
+            outputs = sum(int(one.arrays["outputs"].max(initial=0)) for one in stats)
+            gap = _finding(model, "*", "unknown_model", end_ms, "monitoring_gap")
+            effect = Effect(observed=float(outputs), expected=0.0, unit="outputs")
+            message = "outputs of a model that is not configured: nobody watches it"
+            found.append(replace(gap, ledger="ticket", effect=effect, n=outputs, message=message))
+        if stats:
+            heard_ms = end_ms
+        elif heard_ms is not None and end_ms - heard_ms >= 1_800_000:
+            heard_ms = None
+            cleared = replace(found[-1], revision=1, state="cleared", decided_at_ms=end_ms, n=0)
+            found.append(replace(cleared, message="no rows of this model for 30 minutes"))
+    return found
 
 
 def misplaced_rows(marks: Iterable[Closed], through_ms: int) -> list[Finding]:

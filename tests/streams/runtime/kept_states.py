@@ -365,7 +365,10 @@ def detect_state() -> Sample:
 
 
 def _as_told(part: Iterable[In]) -> Iterator[In]:
-    """Leave out the statistics of a minute, and of each tenth tick; let marks say that rows lie in the wrong partition."""
+    """Leave out the statistics of a minute, and of each tenth tick; let marks say that rows lie in the wrong partition.
+
+    In each twentieth tick rows come of a model that nobody configured.
+    """
     for one in part:
         if isinstance(one, Closed):
             ticks = one.through_ms // test_detect.TICK_MS
@@ -374,6 +377,8 @@ def _as_told(part: Iterable[In]) -> Iterator[In]:
             tick = one.tick_start_ms // test_detect.TICK_MS
             if tick % 10 != 9 and not 60 <= tick < 66:
                 yield one
+                if tick % 20 == 0:
+                    yield replace_fields(one, model="unlisted")
 
 
 def response_states() -> dict[str, Sample]:

@@ -26,7 +26,16 @@ from schemas.ledger_entry import LedgerEntry
 from schemas.model import Model
 from schemas.through import Through
 from schemas.window_stats import WindowStats
-from streams.stages.detect import SILENT_WAIT_MS, SNAPSHOT_TICKS, TICKS_AT_ONCE, Detect, In, Out
+from streams.stages.detect import (
+    SILENT_WAIT_MS,
+    SNAPSHOT_TICKS,
+    TICKS_AT_ONCE,
+    UNKNOWN_MODELS_TOLD,
+    UNKNOWN_QUIET_MS,
+    Detect,
+    In,
+    Out,
+)
 from streams.stages.stage import Overlay, whole
 from streams.stages.state_rows import BLOCK_BYTES, TornStateError
 
@@ -799,6 +808,44 @@ def test_a_model_that_nobody_configured_gets_one_ticket_until_it_is_configured()
     end = max(one.tick_end_ms for one in parts[0] if isinstance(one, WindowStats))
     cleared = findings(fed(configured, [closed(number, end + 60_000) for number in range(SOURCES)]))
     assert [(one.finding_id, one.state) for one in cleared] == [(found[0].finding_id, "cleared")]
+
+
+def rows_of(model: str, ticks: int) -> WindowStats:
+    """One tick with rows of a model that nobody configured, `ticks` after 0."""
+    [spoken, *_] = parts_of_one_tick(harmed())
+    start_ms = ticks * TICK_MS
+    return replace(spoken, model=model, tick_start_ms=start_ms, tick_end_ms=start_ms + TICK_MS)
+
+
+QUIET_TICKS = UNKNOWN_QUIET_MS // TICK_MS
+
+
+@pytest.mark.parametrize("step", [1, 7, 500])
+def test_a_model_that_nobody_configured_clears_when_its_rows_stay_away_and_rings_when_they_come_again(
+    step: int,
+) -> None:
+    #  rows .... rows ........ half an hour ........ cleared ... rows
+    again = 10 + QUIET_TICKS + 40
+    rows: Rows = {}
+    detect = stage(rows, models=())
+    found = []
+    heard = {0: "shadow", 10: "shadow", again: "shadow"}
+    for ticks in sorted({*range(1, again, step), *(one + 1 for one in heard)}):
+        some = [rows_of(model, at) for at, model in heard.items() if at + 1 == ticks]
+        detect = stage(rows, models=()) if detect.settled else detect
+        found += findings(fed(detect, [*some, *[closed(number, ticks * TICK_MS) for number in range(SOURCES)]]))
+    told = [(one.state, one.decided_at_ms // TICK_MS) for one in found]
+    assert told == [("firing", 1), ("cleared", 11 + QUIET_TICKS), ("firing", again + 1)]
+    assert found[0].finding_id == found[1].finding_id != found[2].finding_id
+
+
+def test_names_without_end_ring_no_more_than_a_few_times_and_the_last_one_says_so() -> None:
+    detect = stage(models=())
+    some = [rows_of(f"m{number}", 0) for number in range(300)]
+    found = findings(fed(detect, [*some, *[closed(number, TICK_MS) for number in range(SOURCES)]]))
+    assert len(found) == UNKNOWN_MODELS_TOLD
+    assert ["others" in one.message for one in found] == [False] * (UNKNOWN_MODELS_TOLD - 1) + [True]
+    assert detect.counts.unknown_model_ticks == 300
 
 
 # Baselines
