@@ -12,6 +12,7 @@ from schemas.fields import MalformedRecordError
 from schemas.incident import Severity
 from schemas.response import Response
 from streams.stages.business_clock import BusinessClock
+from streams.stages.detect import UNKNOWN_QUIET_MS
 from streams.stages.policy import (
     MAX_POLICY_BYTES,
     asked_of,
@@ -60,6 +61,13 @@ def test_the_defaults_are_the_playbooks() -> None:
     assert severities["accuracy_below_sla"] == severities["hallucination_up"] == severities["feature_corruption"] == 2
     assert severities["accuracy_trending_down"] == severities["latency_up"] == severities["feature_stale"] == 3
     assert severities["drift"] == severities["monitoring_gap"] == severities["doc_outdated"] == 4
+
+
+def test_a_row_that_somebody_sent_once_of_an_unknown_model_clears_within_the_hold_down() -> None:
+    response = Response.of(RAW)
+    rule = response.kinds["monitoring_gap"]
+    assert (rule.severity, rule.open_after_ms) == (4, None)
+    assert response.triage.hold_downs["4"].open_after_ms > UNKNOWN_QUIET_MS
 
 
 @pytest.mark.parametrize(
