@@ -429,5 +429,5 @@ def judge_passed(logs: Logs, settings: Settings, faults: Faults) -> None:
     times_ms = {Clock.decode(entry.value).now_ms for sink in _sinks(logs) for entry in logs[topics.CLOCK, sink]}
     for spec in (specs.escalate_spec(settings), specs.notify_spec(settings, lambda _: None)):
         for sink in _sinks(logs):
-            faults.lost += undone(logs, spec, sink, times_ms)
+            faults.lost += undone(logs, spec, sink, times_ms, faults.counts)
             faults.counts["changelogs_in_part"] += not is_whole(logs[changelog_of(spec.name), sink])

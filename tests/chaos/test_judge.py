@@ -30,7 +30,7 @@ from tests.chaos.judge import (
     judge_passed,
 )
 from tests.chaos.load import label_rows, output_rows, said_row
-from tests.simulation import oracle
+from tests.simulation import oracle, passed
 from tests.simulation.join_oracle import LabelRow
 from tests.simulation.judge import TOCSIN
 from tests.simulation.logs import Entry
@@ -111,7 +111,17 @@ def test_a_calm_run_is_clean(calm: tuple[oracle.Sums, Faults]) -> None:
     assert faults.counts["incidents"] > 0
     assert faults.counts["delivered"] > faults.counts["incidents"]
     assert faults.counts["future_rows"] > 0
-    assert faults.counts["changelogs_in_part"] == 0
+    assert faults.counts["changelogs_in_part"] == faults.counts["ladders_unexplained"] == 0
+
+
+def test_a_ladder_with_more_orders_than_are_tried_is_counted_and_no_fault(
+    run: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passed, "MOST_MOVES", 0)
+    faults = Faults()
+    judge_passed(read(run), settings(), faults)
+    assert not faults.lost
+    assert faults.counts["ladders_unexplained"] > 0
 
 
 def first(logs: Logs, topic: str, wanted: Callable[[Entry], bool]) -> tuple[list[Entry], int]:

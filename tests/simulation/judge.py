@@ -74,7 +74,7 @@ def _told(run: Simulation, verdict: Verdict) -> None:
             _same_order(f"{stage} {sink}", topic, ours, there, verdict)
     for stage in ("escalate", "notify"):
         for sink in range(SINKS):
-            verdict.conservation += undone(run.topics, run.specs[stage], sink, run.told_ms)
+            verdict.conservation += undone(run.topics, run.specs[stage], sink, run.told_ms, verdict.counts)
 
 
 def _same_order(where: str, topic: str, ours: list[Any], there: list[Any], verdict: Verdict) -> None:

@@ -16,6 +16,7 @@ Rows outlive each run: they are kept for months after an incident's end.
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ from streams.stages.notify import Ended, Seen, Waiting
 from streams.stages.rows import Rows as Kept
 from tests.simulation.logs import Entry
 
+MOST_MOVES = 30_000
+"""What is tried at most to explain one ladder of one group: seconds. After an outage a group may hold hours."""
 TIME = "time"
 """The row in which escalate keeps how far it has come."""
 
@@ -74,7 +77,9 @@ def durable(changelog: Sequence[Entry], partition: int) -> Iterator[View]:
         yield View(partition, restored.table)
 
 
-def undone(logs: Places, spec: StageSpec[Any, Any], partition: int, times_ms: Iterable[int]) -> list[str]:
+def undone(
+    logs: Places, spec: StageSpec[Any, Any], partition: int, times_ms: Iterable[int], counts: Counter[str]
+) -> list[str]:
     """Name the records that a stage has not read, and those that it has passed without what they had to leave in its rows.
 
     Parameters
@@ -83,6 +88,8 @@ def undone(logs: Places, spec: StageSpec[Any, Any], partition: int, times_ms: It
         Of escalate or notify.
     times_ms
         All that the clock has said.
+    counts
+        Is told of `ladders_unexplained`, of which it stays open what explains them.
     """
     where, changelog = f"{spec.name} {partition}", list(logs[changelog_of(spec.name), partition])
     expected = _Ladders(spec, partition, times_ms) if spec.name == "escalate" else _Messages(spec, partition)
@@ -102,6 +109,7 @@ def undone(logs: Places, spec: StageSpec[Any, Any], partition: int, times_ms: It
         unread = len(log) - _at(log, passed[topic])
         if unread:
             faults.append(f"{where}: the last {unread} of {len(log)} records of {topic} were not read")
+    counts["ladders_unexplained"] += expected.unexplained
     written = {Notification.decode(entry.value).notification_id for entry in logs[topics.NOTIFICATIONS, partition]}
     return faults + [f"{where}: message {name} was noted, and never written" for name in expected.noted - written]
 
@@ -118,6 +126,8 @@ class _Expected(ABC):
         self.partition = partition
         self.noted: set[str] = set()
         """Messages that the rows say to have been sent."""
+        self.unexplained = 0
+        """Ladders of which it stays open whether some order explains them: there were too many."""
 
     @abstractmethod
     def missing(self, records: Sequence[Any], before: Rows | None, rows: Rows) -> Iterator[str]:
@@ -185,8 +195,11 @@ class _Ladders(_Expected):
         # far behind, the time is what records say
         times_ms = sorted(at_ms for at_ms in self._decided_ms if from_ms <= at_ms <= until_ms)
         reached = {(0, 0, before.get(TIME), before.get(f"ladder/{name}"))}
-        left = list(reached)
+        left, moved = list(reached), 0
         while left:
+            if moved > MOST_MOVES:
+                self.unexplained += 1
+                return True
             heard, ended, time, ladder = left.pop()
             is_all = (heard, ended) == (len(transitions), len(receipts))
             if is_all and ladder == made and (goes_on or _time_of(time) == until_ms):
@@ -196,6 +209,7 @@ class _Ladders(_Expected):
             ]
             moves += [(heard, ended + 1, partial(_receive, record=one)) for one in receipts[ended : ended + 1]]
             moves += [(heard + 1, ended, partial(_receive, record=one)) for one in transitions[heard : heard + 1]]
+            moved += len(moves)
             for to_heard, to_ended, move in moves:
                 rows = {key: row for key, row in ((TIME, time), (f"ladder/{name}", ladder)) if row is not None}
                 move(self.spec.make_stage(rows, self.partition))
