@@ -179,6 +179,8 @@ class _Owned:
     ends: dict[str, int] = field(default_factory=dict)
     heard_s: dict[str, float] = field(default_factory=dict)
     """When a record of the topic last came, or the partition was assigned."""
+    unsaid_s: dict[str, float] = field(default_factory=dict)
+    """Since when the brokers do not say where the topic ends."""
     unsure: set[str] = field(default_factory=lambda: set(_BY_TOPIC))
     """Topics of which nothing came since they were assigned."""
     gaps: dict[str, int] = field(default_factory=dict)
@@ -977,7 +979,9 @@ class HotPath:
             if error is not None:  # no answer: not at the edge
                 self.counts["unanswered_probes"] += 1
                 one.ends.pop(topic, None)
+                one.unsaid_s.setdefault(topic, time.monotonic())
             else:
+                one.unsaid_s.pop(topic, None)
                 one.ends[topic] = answer.result().offset
                 if one.join is not None and one.ends[topic] > one.next[topic]:
                     self._look_past(one, topic)
@@ -1133,6 +1137,11 @@ class HotPath:
             counts=dict(self.counts),
             partitions={one.partition: self._partition(one) for one in working},
             taken={one.partition: one.taken for one in working},
+            unsaid={
+                topic: min(since)
+                for topic in _BY_TOPIC
+                if (since := [one.unsaid_s[topic] for one in self._owned.values() if topic in one.unsaid_s])
+            },
             misplaced={topic: placement.seen(now_s) for topic, placement in self._placement.items()},
             paused=self._paused,
             lasting_s=self._lasting_s if working else now_s,

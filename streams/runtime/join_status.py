@@ -69,6 +69,8 @@ class Status:
         By partition its counters and gauges (`Join.counters`, `Join.gauges`), lag and conservation error.
     taken
         By partition its counters when this worker took it: they outlive workers.
+    unsaid
+        By topic since when the brokers do not say where a partition of it ends, on `time.monotonic()`.
     misplaced
         By topic the share of rows that lie in another partition than their ids', and since when there are any.
     paused
@@ -89,6 +91,7 @@ class Status:
     counts: Mapping[str, int]
     partitions: Mapping[int, Mapping[str, int]]
     taken: Mapping[int, Mapping[str, int]]
+    unsaid: Mapping[str, float]
     misplaced: Mapping[str, tuple[float, float | None]]
     paused: str
     lasting_s: float
@@ -100,7 +103,7 @@ def unseen(now_s: float) -> Status:
     """Return the status before there is anything to see."""
     return Status(
         answered_s=now_s, assigned=False, restored=False, owned=(), restoring={}, counts={}, partitions={}, taken={},
-        misplaced={}, paused="", lasting_s=now_s, waiting=0, clock_ms=None,
+        unsaid={}, misplaced={}, paused="", lasting_s=now_s, waiting=0, clock_ms=None,
     )  # fmt: skip
 
 
@@ -119,6 +122,12 @@ def health_of(status: Status, beat_s: float, now_s: float, bounds: ProbeSettings
         unready.append(f"restores partitions {', '.join(map(str, sorted(status.restoring)))}")
     if now_s - status.answered_s > bounds.answer_wait_ms / 1000:
         unready.append(f"no answer from the brokers for {now_s - status.answered_s:.0f} s")
+    else:
+        unready += [
+            f"the brokers do not say where {topic} ends for {now_s - since_s:.0f} s: `tocsin topics check` says whether it is there"
+            for topic, since_s in status.unsaid.items()
+            if now_s - since_s > bounds.answer_wait_ms / 1000
+        ]
     if status.paused:
         unready.append(f"reads nothing: {status.paused}")
     for topic, (ratio, since_s) in status.misplaced.items():

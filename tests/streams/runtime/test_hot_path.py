@@ -425,10 +425,12 @@ def test_who_is_not_told_where_a_log_ends_is_not_at_its_end(
     worker.until(lambda: (True, True) in told)
     faults.answer(LIST_OFFSETS, [KafkaError.NOT_LEADER_FOR_PARTITION] * 50)
     worker.until(lambda: any(not answer for answer, _ in told))
+    worker.until(lambda: bool(worker.hot_path.status.unsaid))
     faults.clear(LIST_OFFSETS)
     since = len(told)
     worker.until(lambda: (True, True) in told[since:])
     assert (False, True) not in told
+    worker.until(lambda: not worker.hot_path.status.unsaid)
     world.check()
 
 

@@ -65,6 +65,15 @@ def test_texts_that_were_cut_are_told() -> None:
     assert measured({}, {}, {"cut_texts": 3})["tocsin_join_cut_texts_total",] == 3
 
 
+@pytest.mark.parametrize(("unsaid", "unready"), [({}, False), ({"labels": 95.0}, False), ({"labels": 80.0}, True)])
+def test_a_topic_whose_end_nobody_says_is_borne_for_some_seconds(unsaid: dict[str, float], unready: bool) -> None:  # noqa: FBT001
+    found = health_of(replace(SERVING, unsaid=unsaid), 100.0, 100.0, BOUNDS)
+    said = "join: the brokers do not say where labels ends for 20 s"
+    assert [why.startswith(said) for why in found.unready] == [True] * unready
+    away = health_of(replace(SERVING, unsaid=unsaid, answered_s=80.0), 100.0, 100.0, BOUNDS)
+    assert len(away.unready) == 1, "brokers that are away say nothing of any topic"
+
+
 @pytest.mark.parametrize(("since_s", "unready"), [(None, False), (95.0, False), (-100.0, True)])
 def test_misplaced_rows_are_borne_for_some_minutes(since_s: float | None, unready: bool) -> None:  # noqa: FBT001
     status = replace(SERVING, misplaced={"labels": (0.75, since_s), "model-outputs": (0.0, None)})
