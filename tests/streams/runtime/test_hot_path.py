@@ -305,6 +305,7 @@ def test_behind_a_transaction_the_end_is_reached_all_the_same(
     cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hot_path, "QUIET_S", 0.2)
+    monkeypatch.setattr(hot_path, "CHECKED", {})  # this cluster writes its marks without a sum
     inputs, world = Inputs(cluster, **{"transactional.id": "t"}), World(cluster, seed=5)
     inputs.producer.init_transactions(WAIT_S)
     inputs.producer.begin_transaction()

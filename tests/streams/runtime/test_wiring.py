@@ -41,4 +41,4 @@ def test_the_table_of_topics_names_the_stages_that_read_and_nobody_who_is_not_th
     for stage in STAGES:
         assert {name for name, topic in TOPICS.items() if stage in topic.read_by} == reads[stage], stage
     others = {reader for topic in TOPICS.values() for reader in topic.read_by} - set(STAGES)
-    assert others == {"command line", "consumers", "nobody yet"}
+    assert others == {"command line", "consumers"}
