@@ -17,7 +17,7 @@ import numpy.typing as npt
 from streams.stages.batch import Coded
 
 LIBRARY = Path(__file__).with_name("_plain.so")
-"""What the build makes of `plain.c` and `fetched.c` (`deploy/compile_plain.py`)."""
+"""What the build makes of `plain.c` (`deploy/compile_plain.py`)."""
 
 LEAST_POWER, MOST_POWER = -342, 308
 LEAST_EXACT_RECIPROCAL = -27

@@ -8,10 +8,10 @@
   tocsin produce outputs.ndjson labels.ndjson --end-now          both together, moved by the same
 
 NDJSON (one JSON object a line) or Parquet; from a pipe (/dev/stdin, a FIFO) NDJSON, without --start-now and --end-now,
-which read twice. A row with made_at_ms and a prediction is an output, one with labelled_at_ms
-and a label is a label; a row with both is sent as both, the label when its time comes. Of several files the row whose time
-comes first is sent first, and --start-now and --end-now move all of them by the same: name outputs and their labels in one
-command, else each file is moved by itself, and labels come before or long after their outputs.
+which read twice. A row with made_at_ms and a prediction is an output, one with labelled_at_ms and a label is a label; a row
+with both is sent as both, the label when its time comes. Of several files the row whose time comes first is sent first, and
+--start-now and --end-now move all of them by the same: name outputs and their labels in one command, else each file is moved
+by itself, and labels come before or long after their outputs.
 
 A row that cannot be read is named with its line, counted and left out; the others are sent, and the exit status is 5.
 Rows that will be taken and yet not do what you expect (of the past, of the future, of a model that the settings do not

@@ -105,6 +105,7 @@ def _text(value: bytes) -> str:
 
 
 # ---- the join
+# as it was told when the samples were made, which no other test may move
 
 JOIN = JoinSettings(
     tick_ms=10,
