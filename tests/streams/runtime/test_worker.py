@@ -28,7 +28,7 @@ async def start(host):
     await asyncio.sleep(0)
 
 async def stop(host):
-    print("stopped", name(host), flush=True)
+    logging.info("stopped %s", name(host))  # whole, whatever another thread says at the same time
 
 FaustHost.start, FaustHost.stop = start, stop
 environ = {"TOCSIN__WORKER__STOP_WAIT": "1 h", "TOCSIN__KAFKA__BROKER": "127.0.0.1:1"}
