@@ -1,4 +1,4 @@
-"""How does `plain.c` come into the package? Compiled by whatever compiler the machine has; without one it stays out.
+"""How do `plain.c` and `fetched.c` come into the package? Compiled by whatever compiler the machine has; without one it stays out.
 
 `CC` names the compiler, `CFLAGS` adds to what it is told. A package without it does the same, slower: `tocsin worker`
 says at its start which it is.
@@ -14,8 +14,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("streams/runtime/plain.c")
-LIBRARY = SOURCE.with_name("_plain.so")
+SOURCES = (Path("streams/runtime/plain.c"), Path("streams/runtime/fetched.c"))
+LIBRARY = SOURCES[0].with_name("_plain.so")
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
 COMPILERS = ("cc", "gcc", "clang")
 
@@ -28,7 +28,10 @@ def compiled(root: Path, to: Path) -> str:
     command = [*shlex.split(compiler), *FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))]
     try:
         done = subprocess.run(
-            [*command, "-o", str(to), str(root / SOURCE), "-lm"], check=False, capture_output=True, text=True
+            [*command, "-o", str(to), *(str(root / source) for source in SOURCES), "-lm"],
+            check=False,
+            capture_output=True,
+            text=True,
         )
     except OSError as error:
         return str(error)
@@ -47,7 +50,7 @@ class CompilePlain(BuildHookInterface):  # type: ignore[misc]
         why = compiled(root, anew)
         if why:
             library.unlink(missing_ok=True)
-            self.app.display_warning(f"plain.c is not compiled, rows are read more slowly: {why}")
+            self.app.display_warning(f"nothing is compiled, rows are read more slowly: {why}")
             return
         anew.replace(library)  # whoever has the old one open keeps it
         build_data["artifacts"].append(str(LIBRARY))

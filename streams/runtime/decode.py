@@ -81,6 +81,8 @@ class Messages:
         Offsets `[start, end)` that they cover, gaps included.
     headers
         Those of a message, by its index here: only a refused message is asked for them.
+    joined
+        The values, where they lie one behind the other already and each has a key.
     """
 
     partition: int
@@ -91,6 +93,7 @@ class Messages:
     key: Sequence[bytes | None]
     value: Sequence[bytes | None]
     headers: Callable[[int], Headers] = lambda _: ()
+    joined: Joined | None = None
 
     def only(self, some: Sequence[int]) -> "Messages":
         """Return some of them, by their indices here, of the same stretch."""
@@ -101,6 +104,7 @@ class Messages:
             key=[self.key[at] for at in some],
             value=[self.value[at] for at in some],
             headers=lambda at: self.headers(some[at]),
+            joined=None,
         )
 
 
@@ -341,7 +345,7 @@ class Edge(ABC, Generic[BatchT]):
         """Decode messages in order of place."""
         if self._scanner is None or not len(messages.value):
             return self._decoded_here(messages)
-        scanned = self._scanner.scan(Joined.of(_readable(messages)))
+        scanned = self._scanner.scan(messages.joined or Joined.of(_readable(messages)))
         if not scanned.of_message.any():
             return self._decoded_here(messages)
         decoded = self._decoded_there(scanned, messages)
@@ -952,7 +956,7 @@ def _has_columns(raw: object) -> bool:
 
 def _readable(messages: Messages) -> Sequence[bytes]:
     """Return the values; what must be refused whatever it holds is made unreadable."""
-    keys, values = messages.key, messages.value
+    keys, values = list(messages.key), list(messages.value)
     if None in keys or None in values:
         return [b"" if key is None or value is None else value for key, value in zip(keys, values, strict=True)]
     return values  # type: ignore[return-value]

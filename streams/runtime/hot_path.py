@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -43,7 +44,7 @@ from streams.runtime.claims import Claim, Kept, Taking
 from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
 from streams.runtime.delivery import LOOK_S, Delivery, UndeliveredError
 from streams.runtime.ending import UNFINISHED_STATUS, Ending
-from streams.runtime.fetched import Fetched, Notice, Source
+from streams.runtime.fetched import Fetched, Notice, opened
 from streams.runtime.join_status import Status
 from streams.runtime.logs import tell
 from streams.runtime.metrics import Measure
@@ -295,7 +296,8 @@ class HotPath:
         if faults:
             raise StartRefusedError("\n".join(map(str, faults)))
         log.info("join.decodes compiled=%s", plain.library() is not None)
-        self._member: Consumer = kafka.group_member(
+        member = partial(
+            kafka.group_member,
             cluster,
             "join-outputs",
             settings.group,
@@ -306,11 +308,10 @@ class HotPath:
             on_commit=self._on_commit,
             **CHECKED,
         )
-        self._labels: Consumer = self._reader("labels", **CHECKED)
-        self._sources = {
-            topic: Source(consumer, self._full(topic))
-            for topic, consumer in ((OUTPUTS, self._member), (LABELS, self._labels))
-        }
+        reader = partial(self._reader, "labels", **CHECKED)
+        self._member, outputs = opened(self._full(OUTPUTS), member)
+        self._labels, labels = opened(self._full(LABELS), reader)
+        self._sources = {OUTPUTS: outputs, LABELS: labels}
         self._changelog: Consumer = self._reader(
             "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}
         )
@@ -329,6 +330,8 @@ class HotPath:
         self._dead = []
         for one in list(self._owned):
             self._let_go(one)
+        for source in self._sources.values():
+            source.close()
         for consumer in (self._member, self._labels, self._changelog, self._follower):  # the first still calls back
             consumer.close()
 

@@ -20,7 +20,7 @@ from detectors.statistics import STATISTICS
 from schemas.baseline import Baseline
 from schemas.dead_letter import DeadLetter
 from schemas.window_stats import WindowStats
-from streams.runtime import hot_path, kafka, plain, topics
+from streams.runtime import fetched, hot_path, kafka, plain, topics
 from streams.runtime.claims import FencedError
 from streams.runtime.delivery import Delivery
 from streams.runtime.embedded_broker import EmbeddedBroker
@@ -117,6 +117,7 @@ def test_what_is_sent_is_what_the_oracle_sends_over_a_restart_into_an_empty_fold
     cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch, *, compiled: bool
 ) -> None:
     if not compiled:
+        monkeypatch.setattr(fetched, "_library", lambda: None)
         monkeypatch.setattr(plain, "library", lambda: None)
     world = World(cluster, seed=1)
     world.write(600)
