@@ -8,6 +8,7 @@ compiled part, messages are objects: the same, slower.
 """
 
 import ctypes
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -32,6 +33,9 @@ MOST_BYTES = 16_000_000
 """At how much of values no further message is taken at once."""
 FIRST_BYTES = 256
 """Room for a message's value, and for its key and headers, before any was seen."""
+FIRST_SLICE_S = 0.001
+"""A partition's queue wakes nobody: while it is empty it is looked at again after this, twice this, and so on. The client
+waits whole milliseconds."""
 
 _P, _L = ctypes.c_void_p, ctypes.c_int64
 _FUNCTIONS = (
@@ -122,6 +126,9 @@ def _column(what: Callable[[Any], int | None], of: Sequence[Any]) -> Numbers:
     return np.fromiter(map(what, of), np.int64, len(of))
 
 
+_NOTHING = _Objects([])
+
+
 class Objects(Source):
     """Takes messages as the client gives them."""
 
@@ -171,6 +178,23 @@ class _Taken(ctypes.Structure):
         ("values", _Bytes),
         ("asides", _Bytes),
     )
+
+
+class _Room:
+    """Memory for so many messages; for their values as much as any took before."""
+
+    def __init__(self, client: int, most: int, value_bytes: int) -> None:
+        self.values = np.empty(max(value_bytes, FIRST_BYTES * most), np.uint8)
+        self.asides = np.empty(FIRST_BYTES * most, np.uint8)
+        self.columns = {name: np.empty(most + 1, kind) for name, kind in _COLUMNS.items()}
+        self.taken = _Taken(
+            client=client,
+            most=most,
+            most_bytes=MOST_BYTES,
+            values=_Bytes(data=self.values.ctypes.data, room=len(self.values)),
+            asides=_Bytes(data=self.asides.ctypes.data, room=len(self.asides)),
+            **{name: column.ctypes.data for name, column in self.columns.items()},
+        )
 
 
 class _Library(NamedTuple):
@@ -306,8 +330,10 @@ class Columns(Source):
         self._topic = topic
         self._library = library
         self._queues: dict[int, int] = {}
+        self._opened = (_P * 0)()
         self._first = 0
-        self._room = 0
+        self._value_bytes = 0
+        self._spare: _Room | None = None
 
     def assign(self, positions: Mapping[int, int]) -> None:
         """Open the partitions' queues, which may be others than at the last assignment, and assign."""
@@ -320,38 +346,38 @@ class Columns(Source):
             if (before := self._queues.get(partition)) is not None:
                 client.rd_kafka_queue_destroy(before)
             self._queues[partition] = queue
+        self._opened = (_P * len(self._queues))(*self._queues.values())
         self._consumer.assign([TopicPartition(self._topic, *place) for place in positions.items()])
 
     def fetch(self, most: int, wait_s: float) -> Fetched:
         """Serve the consumer; take what came to it, or else what is in the queues."""
+        until_s = time.monotonic() + wait_s
+        slice_s = FIRST_SLICE_S
         first = self._consumer.poll(0)
-        if first is None:
+        while first is None:
             taken = self._take(most)
-            if wait_s == 0 or len(taken.offset) or taken.notices:
+            left_s = until_s - time.monotonic()
+            if len(taken.offset) or taken.notices or left_s <= 0:
                 return taken
-            first = self._consumer.poll(wait_s)
-            if first is None:
-                return self._take(most)
+            first = self._consumer.poll(max(FIRST_SLICE_S, min(slice_s, left_s)))
+            slice_s *= 2
         return _Objects([first] if most == 1 else [first, *self._consumer.consume(most - 1, 0)])
 
-    def _take(self, most: int) -> _Columns:
-        room = max(self._room, FIRST_BYTES * most)
-        values, asides = np.empty(room, np.uint8), np.empty(FIRST_BYTES * most, np.uint8)
-        columns = {name: np.empty(most + 1, kind) for name, kind in _COLUMNS.items()}
-        taken = _Taken(
-            client=self._handle,
-            most=most,
-            most_bytes=MOST_BYTES,
-            values=_Bytes(data=values.ctypes.data, room=len(values)),
-            asides=_Bytes(data=asides.ctypes.data, room=len(asides)),
-            **{name: column.ctypes.data for name, column in columns.items()},
+    def _take(self, most: int) -> Fetched:
+        room = self._spare
+        if room is None or room.taken.most != most:
+            room = self._spare = _Room(self._handle, most, self._value_bytes)
+        taken = room.taken
+        self._first = self._library.ours.fetch_take(self._opened, len(self._opened), self._first, ctypes.byref(taken))
+        if not taken.count:
+            return _NOTHING
+        self._spare = None  # what was filled is looked at
+        self._value_bytes = max(self._value_bytes, taken.values.used)
+        return _Columns(
+            {name: column[: taken.count + name.endswith("_at")] for name, column in room.columns.items()},
+            self._bytes(taken.values, room.values),
+            self._bytes(taken.asides, room.asides),
         )
-        queues = (_P * len(self._queues))(*self._queues.values())
-        self._first = self._library.ours.fetch_take(queues, len(queues), self._first, ctypes.byref(taken))
-        count = taken.count
-        cut = {name: column[: count + name.endswith("_at")] for name, column in columns.items()}
-        self._room = max(self._room, taken.values.used)
-        return _Columns(cut, self._bytes(taken.values, values), self._bytes(taken.asides, asides))
 
     def _bytes(self, filled: _Bytes, given: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if filled.own:
@@ -361,6 +387,7 @@ class Columns(Source):
 
     def close(self) -> None:
         """Close the queues."""
+        self._opened = (_P * 0)()
         while self._queues:
             self._library.client.rd_kafka_queue_destroy(self._queues.popitem()[1])
 
