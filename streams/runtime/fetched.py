@@ -248,7 +248,8 @@ class _Lazy(Sequence[bytes | None]):
 
 
 class _Columns(Fetched):
-    """
+    """Messages that were copied.
+
     Parameters
     ----------
     columns
