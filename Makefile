@@ -49,7 +49,7 @@ bench-curves: kafka-fetch ## how cost grows with what is pending, lanes, feature
 	@mkdir -p build
 	$(RUN) --group kafka python tests/benchmarks/curves.py --runs $(RUNS) $(if $(ONLY),--only $(ONLY))
 
-bench-page: ## put the results of both into docs/performance.md
+bench-page: ## put the results of both into docs/performance.md and the README
 	$(RUN) --group bench python tests/benchmarks/page.py
 
 kafka: kafka-fetch ## start a real Kafka on loopback and print its address; PORT=n, NODES=1|3

@@ -1,6 +1,6 @@
-"""How does docs/performance.md come to its figures? `python tests/benchmarks/page.py` writes them into it, and draws the curves.
+"""How do docs/performance.md and README.md come to their figures? `python tests/benchmarks/page.py` writes them, and draws.
 
-It reads what `run.py` and `curves.py` have written, fills what stands between the marks of the page, and leaves
+It reads what `run.py` and `curves.py` have written, fills what stands between the marks of the pages, and leaves
 the words around alone.
 """
 
@@ -20,6 +20,27 @@ from tests.benchmarks.run import MEASUREMENTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
+IN_SHORT: Mapping[str, tuple[str, ...]] = {
+    "the join, one process, one row a message": ("join_single_rows_per_s", "join_single_share"),
+    "the same, 20 features a row": ("join_wide_rows_per_s", "join_wide_share"),
+    "the same, 100 rows a message": ("join_batched_rows_per_s",),
+    "beside the same job written for Faust, for Quix Streams": ("join_times_faust", "join_times_quix"),
+    "an output that waits for its label, of ten million": ("pending_bytes_per_output",),
+    "ten million of them restored into an empty folder": ("restore_10m_s",),
+    "memory after ten times as many rows": ("rss_flat_ratio",),
+    "one tick of detectors over 10,000 lanes": ("detect_tick_10k_lanes_ms",),
+    "from an event to the webhook, 99 of 100": ("event_to_notification_p99_s",),
+}
+"""What the README says of which figures."""
+ALSO: Mapping[str, str] = {
+    "join_single_share": "of bare reading and decoding",
+    "join_wide_share": "of bare reading and decoding",
+    "join_times_faust": "times",
+    "join_times_quix": "times",
+    "rss_flat_ratio": "times",
+}
+"""What a figure without a unit is."""
 SIZE_INCHES = 6.4, 3.0
 
 
@@ -62,6 +83,19 @@ def figures(found: Mapping[str, Any]) -> str:
             ]
         )
     return markdown(["figure", "median", "spread", "target", "beside it"], lines)
+
+
+def in_short(found: Mapping[str, Any]) -> str:
+    """Say the most of it in the words of somebody who does not know the figures' names."""
+    lines = []
+    for what, names in IN_SHORT.items():
+        some = [(name, found[name]) for name in names if name in found]
+        said = ", ".join(f"**{shown(one['median'])}** {one['unit'] or ALSO[name]}" for name, one in some)
+        targets = ", ".join(
+            one["target"] if one["met"] else f"{one['target']}, **missed**" for _, one in some if one["target"]
+        )
+        lines.append([what, said, targets])
+    return markdown(["", "measured", "aim"], lines)
 
 
 def measured_on(found: Mapping[str, Any]) -> str:
@@ -133,6 +167,7 @@ def main() -> int:
     parser.add_argument("--bench", type=Path, default=ROOT / "build" / "bench.json")
     parser.add_argument("--curves", type=Path, default=ROOT / "build" / "curves.json")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--readme", type=Path, default=README)
     options = parser.parse_args()
     page = options.page.read_text()
     parts: dict[str, Callable[[], str]] = {}
@@ -143,6 +178,7 @@ def main() -> int:
             "machine": lambda: measured_on(found),
             "plan": lambda: plan({name: one["median"] for name, one in found.items()}),
         }
+        options.readme.write_text(filled(options.readme.read_text(), {"speed": in_short(found)}))
     if options.curves.exists():
         for name, curve in json.loads(options.curves.read_text()).items():
             draw(name, curve, options.page.with_suffix("") / f"{name}.svg")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.benchmarks.curves import CURVES
 from tests.benchmarks.figures import Figure
-from tests.benchmarks.page import PAGE, curve_table, draw, figures, measured_on
+from tests.benchmarks.page import IN_SHORT, PAGE, README, curve_table, draw, figures, measured_on
 from tests.benchmarks.plan import Way
 from tests.benchmarks.run import MEASUREMENTS
 
@@ -27,6 +27,15 @@ CURVE = {
 def test_the_page_has_every_figure_that_is_measured_and_no_other() -> None:
     named = set(re.findall(r"^\| `(\w+)` \| \*\*", PAGE.read_text(), re.MULTILINE))
     assert named == {name for one in MEASUREMENTS for name in one.figures}
+
+
+def test_the_readme_says_the_same_as_the_page() -> None:
+    page, readme = PAGE.read_text(), README.read_text()
+    of_page = dict(re.findall(r"^\| `(\w+)` \| \*\*([\d.,]+)", page, re.MULTILINE))
+    names = [name for some in IN_SHORT.values() for name in some]
+    speed = readme.partition("<!-- speed -->")[2].partition("<!-- end -->")[0]
+    assert re.findall(r"\*\*([\d.,]+)\*\*", speed) == [of_page[name] for name in names]
+    assert "](docs/performance/pending.svg)" in readme
 
 
 @pytest.mark.parametrize("name", CURVES)
