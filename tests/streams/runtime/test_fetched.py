@@ -1,5 +1,6 @@
-"""Messages that are taken as columns are those that a client gives as objects, whatever they hold and however they are asked for."""
+"""Messages that are taken as columns are those that a client gives as objects, whatever they hold, however asked for."""
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -56,6 +57,7 @@ def taken(source: Source, count: int, most: int = 7) -> tuple[list[Row], list[fe
     until_s = time.monotonic() + WAIT_S
     while len(rows) < count and time.monotonic() < until_s:
         some = source.fetch(most, 0.01)
+        assert len(some.offset) + len(some.notices) <= most
         for partition in np.unique(some.partition).tolist():
             chosen = np.flatnonzero(some.partition == partition)
             messages = some.messages(chosen, partition, start=0)
@@ -161,6 +163,93 @@ def noticed(source: Source) -> list[fetched.Notice]:
         if some.notices:
             return list(some.notices)
     pytest.fail("nothing was said")
+
+
+def opened_columns(broker: EmbeddedBroker) -> tuple[Consumer, Columns]:
+    consumer, source = opened(TOPIC, made(broker))
+    assert isinstance(source, Columns)
+    return consumer, source
+
+
+def test_messages_larger_than_any_before_find_room_and_what_was_taken_stays_as_it_is(broker: EmbeddedBroker) -> None:
+    producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 100})
+    sizes = [1, 5_000, 10, 70_000, 3, 300_000, 2, 70_000, 0, 1]
+    sent = [
+        (b"k" * (size // 3), bytes([at]) * size, [("h" * (size % 1_000 + 1), b"v" * size)])
+        for at, size in enumerate(sizes)
+    ]
+    for key, value, headers in sent:
+        producer.produce(TOPIC, value, key, 0, headers=list(headers))
+    assert producer.flush(WAIT_S) == 0
+    consumer, source = opened_columns(broker)
+    assign(source, 1)
+    batches: list[Messages] = []
+    until_s = time.monotonic() + WAIT_S
+    while sum(len(batch.offset) for batch in batches) < len(sent) and time.monotonic() < until_s:
+        some = source.fetch(4, 0.01)
+        if len(some.offset):
+            batches.append(some.messages(np.arange(len(some.offset)), 0, 0))
+    rows = [row for batch in batches for row in rows_of(batch)]  # after all were taken
+    assert [row[3:] for row in rows] == [(key, value, tuple(headers)) for key, value, headers in sent]
+    source.close()
+    consumer.close()
+
+
+def test_no_more_bytes_are_taken_at_once_than_said_but_for_one_message(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetched, "MOST_BYTES", 1_000)
+    producer = Producer({"bootstrap.servers": broker.address})
+    for at in range(200):
+        producer.produce(TOPIC, bytes(300), b"k", at % PARTITIONS)
+    assert producer.flush(WAIT_S) == 0
+    consumer, source = opened_columns(broker)
+    assign(source)
+    until_s = time.monotonic() + WAIT_S
+    counts: list[int] = []
+    while sum(counts) < 200 and time.monotonic() < until_s:
+        counts.append(len(source.fetch(10_000, 0.01).offset))
+    assert sum(counts) == 200
+    assert max(counts) == 4
+    source.close()
+    consumer.close()
+
+
+def test_partitions_take_turns_and_what_is_fetched_comes_as_columns_however_often_it_is_assigned(
+    broker: EmbeddedBroker,
+) -> None:
+    send(broker, 200)
+    consumer, source = opened_columns(broker)
+    for _ in range(5):
+        assign(source)
+        served: set[int] = set()
+        until_s = time.monotonic() + WAIT_S
+        while len(served) < PARTITIONS and time.monotonic() < until_s:
+            some = source.fetch(1, 0.01)
+            assert not isinstance(some, fetched._Objects) or some is fetched._NOTHING  # noqa: SLF001
+            served |= set(some.partition.tolist())
+        assert served == set(range(PARTITIONS))
+    time.sleep(0.2)  # until all is fetched
+    first = [source.fetch(1, 0.01).partition.tolist() for _ in range(2 * PARTITIONS)]
+    assert first[:PARTITIONS] == first[PARTITIONS:]
+    assert sorted(first[:PARTITIONS]) == [[partition] for partition in range(PARTITIONS)]
+    source.close()
+    consumer.close()
+
+
+def test_what_was_fetched_of_a_partition_that_was_taken_away_is_thrown_away(broker: EmbeddedBroker) -> None:
+    send(broker, 200)
+    consumer, source = opened_columns(broker)
+    assign(source)
+    taken(source, 30)
+    time.sleep(0.2)
+    source.assign({0: 0})
+    rows, _ = taken(source, 1_000)
+    assert [row[1] for row in rows] == list(range(1_000))
+    length = fetched._library().client.rd_kafka_queue_length  # type: ignore[union-attr] # noqa: SLF001
+    assert [length(ctypes.c_void_p(queue)) for queue in source._queues.values()] == [0] * PARTITIONS  # noqa: SLF001
+    source.close()
+    consumer.close()
 
 
 def test_a_client_that_lacks_something_gives_objects(broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
