@@ -30,7 +30,7 @@ from config.settings import ProbeSettings
 from schemas.clock import Clock
 from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
-from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, TopicMismatchError
+from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, StageHost, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
 from streams.runtime.write_ahead import Changes, Restored, claim, epoch_headers, epoch_of, table_key
 from tests.streams.runtime.broker_faults import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, BrokerFaults
@@ -565,6 +565,41 @@ def test_what_an_owner_left_half_done_is_made_good(bench: Bench) -> None:
     run(trial)
     assert orjson.loads(bench.rows("tally")[table_key(1, "k1")] or b"") == {"n": 12, "count": 12}
     assert "left" in bench.ids("tallied")
+
+
+def test_what_a_stopped_owner_writes_while_its_successor_makes_good_is_written_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  entry of the first: k1 = 11 | claim of the second | rows of the first: k1 = 3, gone | the second makes good k1 = 11
+    spec = toys.specs()[0]
+    deliver = StageHost._deliver  # noqa: SLF001
+
+    async def trial() -> None:
+        async with bench.worker([spec]):
+            bench.events(1, range(1, 11))
+            await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"10")
+        changelog, before = bench.settings.changelog("tally"), epoch_headers(bench.epoch("tally"))
+        changes = Changes({"k1": b'{"n":11,"count":11}'}, {"events": 11})
+        for key, value in changes.entry(1, 0):
+            bench.send(changelog, [value], 1, key, before)
+        bench.events(1, range(11, 12))
+
+        async def after_the_first(host: StageHost, outputs: Sequence[Routed]) -> list[int]:
+            if any(one.key == table_key(1, "k1") for one in outputs):
+                monkeypatch.setattr(StageHost, "_deliver", deliver)
+                for key, value in (("k1", b'{"n":3,"count":3}'), ("gone", b"x")):
+                    bench.send(changelog, [value], 1, table_key(1, key), before)
+            return await deliver(host, outputs)
+
+        monkeypatch.setattr(StageHost, "_deliver", after_the_first)
+        async with bench.worker([spec]) as host:
+            await until(lambda: StageHost._deliver is deliver)  # noqa: SLF001
+            bench.events(1, range(12, 13))
+            await until(lambda: host.counts()["tally"]["foreign_rows"] == 2)
+            await until(lambda: bench.rows("tally").get(table_key(1, "gone"), b"x") is None)
+
+    run(trial)
+    assert orjson.loads(bench.rows("tally")[table_key(1, "k1")] or b"") == {"n": 12, "count": 12}
 
 
 def test_what_a_worker_wrote_down_before_it_was_gone_is_said_by_the_next_in_the_same_words(

@@ -35,16 +35,6 @@ def test_whatever_crashes_nothing_is_lost_and_the_incidents_are_those_of_a_plain
     assert verdict.counts["findings_of_misplaced_rows"] == len(of_misplaced_rows)
 
 
-def test_what_a_stopped_owner_writes_while_its_successor_takes_over_is_written_over() -> None:
-    # rows of the first owner of detect lie between those that the second makes good; then a cleaner
-    run = Simulation(493)
-    run.run()
-    verdict = judge(run)
-    assert verdict.conservation == []
-    assert verdict.incidents == []
-    assert run.stops > 0
-
-
 @pytest.mark.parametrize("seed", [3])
 def test_a_clock_that_jumps_by_an_hour_forward_and_back_decides_nothing_twice(seed: int) -> None:
     run = Simulation(seed, Chaos(crash=0.004, stop=0.0, compact=0.0, lead_ticks=0, jump=0.15, jump_ms=3_600_000))
