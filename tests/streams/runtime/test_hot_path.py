@@ -391,11 +391,10 @@ def test_errors_in_answers_to_every_kind_of_request_cost_nothing(
     # a consumer that looks for its place may have had the answers that were meant for the probe
     faults.answer(LIST_OFFSETS, moving * 50)
     worker.until(lambda: counts["unanswered_probes"] > 0)
+    worker.until(lambda: counts["refused_commits"] > 0)  # a commit may wait for its coordinator, and be refused then
     faults.clear(PRODUCE, FETCH, OFFSET_COMMIT, LIST_OFFSETS)
     world.tell(LATER_MS)
     world.check()
-    assert counts["refused_commits"] > 0
-    assert counts["unanswered_probes"] > 0
     assert sum(n for name, n in counts.items() if name.startswith("error_")) > 0
     assert counts["offsets_lost"] == counts["conservation_errors"] == 0
 
