@@ -57,6 +57,10 @@ typedef struct {
 
 enum { NO_KEY = 1, NO_VALUE = 2 };
 
+static int is_full(const Taken *taken) {
+    return taken->count == taken->most || taken->values.used + taken->asides.used >= taken->most_bytes;
+}
+
 static Client client;
 static _Thread_local void *newest;
 
@@ -114,6 +118,7 @@ static void append_headers(Bytes *bytes, const Message *message) {
 // The message, which may be an error, is librdkafka's, and gone afterwards.
 static void on_message(Message *message, void *ours) {
     Taken *taken = ours;
+    if (taken->count == taken->most) abort();  // librdkafka went on after it was told to stop
     i64 at = taken->count++;
     int is_error = message->code != 0, kind;
     taken->code[at] = message->code;
@@ -132,7 +137,7 @@ static void on_message(Message *message, void *ours) {
     }
     taken->value_at[at + 1] = taken->values.used;
     taken->key_at[at + 1] = taken->asides.used;
-    if (taken->count == taken->most || taken->values.used >= taken->most_bytes) client.yield(taken->client);
+    if (is_full(taken)) client.yield(taken->client);
 }
 
 // Take what is there from some queues in turn, the one at `first` first; return where to begin the next time, so that none is
@@ -143,7 +148,7 @@ i64 fetch_take(void *const *queues, i64 count, i64 first, Taken *taken) {
     for (i64 turn = 0; turn < count; turn++) {
         i64 one = (first + turn) % count;
         client.consume_callback_queue(queues[one], 0, on_message, taken);
-        if (taken->count == taken->most || taken->values.used >= taken->most_bytes) return (one + 1) % count;
+        if (is_full(taken)) return (one + 1) % count;
     }
     return first;
 }

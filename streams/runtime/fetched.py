@@ -8,6 +8,8 @@ compiled part, messages are objects: the same, slower.
 """
 
 import ctypes
+import logging
+import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +19,18 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition, cimpl
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition, cimpl
 
-from streams.runtime import plain
+from streams.runtime import kafka, plain
 from streams.runtime.cursor import headers_of
 from streams.runtime.decode import Messages
 from streams.runtime.plain import Joined
 from streams.runtime.stage_spec import Headers
 
-QUEUED_MESSAGES = 20_000
-"""Messages of a partition that may wait in the client: without a queue for all partitions there is no bound for all."""
-QUEUED_KBYTES = 16_384
-"""What may wait of a partition, in KiB."""
+LEAST_QUEUED_MESSAGES, LEAST_QUEUED_KBYTES = 5_000, 2_048
+"""What may wait in the client of each of many partitions: without a queue for all of them there is no bound for all."""
 MOST_BYTES = 16_000_000
-"""At how much of values no further message is taken at once."""
+"""At how much of values, keys and headers no further message is taken at once."""
 FIRST_BYTES = 256
 """Room for a message's value, and for its key and headers, before any was seen."""
 FIRST_SLICE_S = 0.001
@@ -44,8 +44,12 @@ _FUNCTIONS = (
 )  # fmt: skip
 """As `Client` in `fetched.c` has them."""
 _NO_KEY, _NO_VALUE = 1, 2
+_LENGTHS = struct.Struct("=qq")
+"""Before each header: of its name, of its value."""
 
 Numbers = npt.NDArray[np.int64]
+
+log = logging.getLogger("tocsin.join")
 
 
 class Notice(NamedTuple):
@@ -309,18 +313,20 @@ class _Columns(Fetched):
     def _headers(self, at: int) -> Headers:
         rest = self._asides[self._key_end[at] : self._aside_end[at]].tobytes()
         found: list[tuple[str, bytes | None]] = []
-        while rest:
-            name_end, length = np.frombuffer(rest, np.int64, 2).tolist()
-            name, rest = rest[16 : 16 + name_end], rest[16 + name_end :]
-            found.append((name.decode("utf-8", "replace"), None if length < 0 else rest[:length]))
-            rest = rest[max(length, 0) :]
+        place = 0
+        while place < len(rest):
+            of_name, of_value = _LENGTHS.unpack_from(rest, place)
+            value_at = place + _LENGTHS.size + of_name
+            place = value_at + max(of_value, 0)
+            name = rest[value_at - of_name : value_at].decode("utf-8", "replace")
+            found.append((name, None if of_value < 0 else rest[value_at:place]))
         return headers_of(found)
 
 
 class Columns(Source):
     """Takes messages of its partitions from their own queues.
 
-    A partition's queue is told once, before the partition is assigned, to lead nowhere: so the client leaves what it fetches
+    A partition's queue is told, before the partition is assigned, to lead nowhere: so the client leaves what it fetches
     there. It stays open here when the partition is assigned to nobody here any more, so that what came too late is thrown
     away. What came to the consumer itself all the same is taken first: so no message overtakes another of its partition.
     """
@@ -335,10 +341,14 @@ class Columns(Source):
         self._first = 0
         self._value_bytes = 0
         self._spare: _Room | None = None
+        self._closed = False
 
     def assign(self, positions: Mapping[int, int]) -> None:
         """Open the partitions' queues, which may be others than at the last assignment, and assign."""
         client = self._library.client
+        if self._closed and positions:
+            raise RuntimeError("the source is closed")
+        self._opened = (_P * 0)()
         for partition in positions:
             queue = client.rd_kafka_queue_get_partition(self._handle, self._topic.encode(), partition)
             if queue is None:
@@ -388,24 +398,33 @@ class Columns(Source):
 
     def close(self) -> None:
         """Close the queues."""
+        self._closed = True
         self._opened = (_P * 0)()
         while self._queues:
             self._library.client.rd_kafka_queue_destroy(self._queues.popitem()[1])
 
 
-def opened(topic: str, make: Callable[..., Consumer]) -> tuple[Consumer, Source]:
-    """Return a consumer, which `make` makes of settings that are added, and what reads a topic with it."""
-    library = _library()
-    if library is None:
-        consumer = make()
-        return consumer, Objects(consumer, topic)
-    library.ours.fetch_newest()
-    consumer = make(
-        **{
-            "plugin.library.paths": str(plain.LIBRARY),
-            "queued.min.messages": QUEUED_MESSAGES,
-            "queued.max.messages.kbytes": QUEUED_KBYTES,
-        }
-    )
-    handle = library.ours.fetch_newest()
-    return consumer, Objects(consumer, topic) if handle is None else Columns(consumer, handle, topic, library)
+def opened(topic: str, make: Callable[..., Consumer], partitions: int = 1) -> tuple[Consumer, Source]:
+    """Return a consumer, which `make` makes of settings that are added, and what reads a topic of so many partitions with it."""
+    library, refused = _library(), None
+    if library is not None:
+        library.ours.fetch_newest()
+        try:
+            consumer = make(
+                **{
+                    "plugin.library.paths": str(plain.LIBRARY),
+                    "queued.min.messages": max(kafka.QUEUED_MESSAGES // partitions, LEAST_QUEUED_MESSAGES),
+                    "queued.max.messages.kbytes": max(kafka.QUEUED_KBYTES // partitions, LEAST_QUEUED_KBYTES),
+                }
+            )
+        except KafkaException as error:
+            refused = error
+        else:
+            handle = library.ours.fetch_newest()
+            if handle is not None:
+                return consumer, Columns(consumer, handle, topic, library)
+            consumer.close()
+    consumer = make()
+    if refused is not None:  # a client that takes no plugins, or not this one: what else it refuses it refuses twice
+        log.warning("join.plugin_refused topic=%s error=%s", topic, refused)
+    return consumer, Objects(consumer, topic)

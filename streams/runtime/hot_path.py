@@ -309,8 +309,8 @@ class HotPath:
             **CHECKED,
         )
         reader = partial(self._reader, "labels", **CHECKED)
-        self._member, outputs = opened(self._full(OUTPUTS), member)
-        self._labels, labels = opened(self._full(LABELS), reader)
+        self._member, outputs = opened(self._full(OUTPUTS), member, cluster.input_partitions)
+        self._labels, labels = opened(self._full(LABELS), reader, cluster.input_partitions)
         self._sources = {OUTPUTS: outputs, LABELS: labels}
         self._changelog: Consumer = self._reader(
             "changelog", **_WITH_EOF, **{"fetch.wait.max.ms": CHANGELOG_FETCH_WAIT_MS}

@@ -2,8 +2,10 @@
 
 import ctypes
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,6 +251,78 @@ def test_what_was_fetched_of_a_partition_that_was_taken_away_is_thrown_away(brok
     length = fetched._library().client.rd_kafka_queue_length  # type: ignore[union-attr] # noqa: SLF001
     assert [length(ctypes.c_void_p(queue)) for queue in source._queues.values()] == [0] * PARTITIONS  # noqa: SLF001
     source.close()
+    consumer.close()
+
+
+def test_keys_and_headers_count_for_what_is_taken_at_once(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetched, "MOST_BYTES", 50_000)
+    headers = [(f"h{at}", b"v") for at in range(2_000)]
+    producer = Producer({"bootstrap.servers": broker.address})
+    for _ in range(4):
+        producer.produce(TOPIC, None, b"k" * 20_000, 0, headers=list(headers))
+    assert producer.flush(WAIT_S) == 0
+    consumer, source = opened_columns(broker)
+    assign(source, 1)
+    rows: list[Row] = []
+    until_s = time.monotonic() + WAIT_S
+    while len(rows) < 4 and time.monotonic() < until_s:
+        some = source.fetch(10, 0.01)
+        assert len(some.offset) <= 1
+        if len(some.offset):
+            rows += rows_of(some.messages(np.arange(1), 0, 0))
+    assert [row[3:] for row in rows] == [(b"k" * 20_000, None, tuple(headers))] * 4
+    source.close()
+    consumer.close()
+
+
+def test_an_error_between_messages_takes_no_value_of_theirs() -> None:
+    #  partition 0: "ab" | the end of 1 | partition 0: "cde"
+    columns = {
+        "code": np.array([0, KafkaError._PARTITION_EOF, 0], np.int32),  # noqa: SLF001
+        "partition": np.array([0, 1, 0], np.int32),
+        "offset": np.array([7, 3, 8]),
+        "broker_ms": np.array([70, 0, 80]),
+        "value_at": np.array([0, 2, 2, 5]),
+        "key_at": np.array([0, 1, 4, 6]),
+        "key_end": np.array([1, 4, 6]),
+        "lacking": np.array([0, 1, 0], np.uint8),
+    }
+    some = fetched._Columns(columns, np.frombuffer(b"abcde", np.uint8), np.frombuffer(b"kendlm", np.uint8))  # noqa: SLF001
+    assert rows_of(some.messages(np.arange(2), 0, 7)) == [(0, 7, 70, b"k", b"ab", ()), (0, 8, 80, b"lm", b"cde", ())]
+    assert some.size.tolist() == [2, 3]
+    assert [(one.partition, one.error.str()) for one in some.notices] == [(1, "end")]
+
+
+def test_every_queue_that_was_opened_is_closed_and_nothing_is_assigned_afterwards(broker: EmbeddedBroker) -> None:
+    consumer, source = opened_columns(broker)
+    library, counts = source._library, Counter[str]()  # noqa: SLF001
+
+    class Counting:
+        def __getattr__(self, name: str) -> Callable[..., object]:
+            counts[name] += 1
+            return getattr(library.client, name)  # type: ignore[no-any-return]
+
+    source._library = library._replace(client=Counting())  # type: ignore[arg-type] # noqa: SLF001
+    for partitions in (3, 1, 2, 3):
+        assign(source, partitions)
+    source.close()
+    assert counts["rd_kafka_queue_destroy"] == counts["rd_kafka_queue_get_partition"] == 9
+    source.assign({})
+    with pytest.raises(RuntimeError, match="closed"):
+        assign(source, 1)
+    consumer.close()
+
+
+def test_a_client_that_refuses_the_plugin_gives_objects_and_says_so(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetched._library()  # noqa: SLF001 -- what it found stays
+    monkeypatch.setattr(plain, "LIBRARY", tmp_path / "gone.so")
+    consumer, source = opened(TOPIC, made(broker))
+    assert isinstance(source, Objects)
+    assert f"join.plugin_refused topic={TOPIC}" in caplog.text
     consumer.close()
 
 
