@@ -21,14 +21,16 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition, cimpl
 
-from streams.runtime import kafka, plain
+from streams.runtime import plain
 from streams.runtime.cursor import headers_of
 from streams.runtime.decode import Messages
 from streams.runtime.plain import Joined
 from streams.runtime.stage_spec import Headers
 
+QUEUED_MESSAGES, QUEUED_KBYTES = 80_000, 65_536
+"""What may wait in the client: each partition has its share, for without a queue for all there is no bound for all."""
 LEAST_QUEUED_MESSAGES, LEAST_QUEUED_KBYTES = 5_000, 2_048
-"""What may wait in the client of each of many partitions: without a queue for all of them there is no bound for all."""
+"""A partition's share of it at least, however many there are."""
 MOST_BYTES = 16_000_000
 """At how much of values, keys and headers no further message is taken at once."""
 FIRST_BYTES = 256
@@ -185,7 +187,7 @@ class _Taken(ctypes.Structure):
 
 
 class _Room:
-    """Memory for so many messages; for their values as much as any took before."""
+    """Memory for so many messages, and for so many bytes of their values."""
 
     def __init__(self, client: int, most: int, value_bytes: int) -> None:
         self.values = np.empty(max(value_bytes, FIRST_BYTES * most), np.uint8)
@@ -375,14 +377,16 @@ class Columns(Source):
         return _Objects([first] if most == 1 else [first, *self._consumer.consume(most - 1, 0)])
 
     def _take(self, most: int) -> Fetched:
-        room = self._spare
+        room, self._spare = self._spare, None
         if room is None or room.taken.most != most:
-            room = self._spare = _Room(self._handle, most, self._value_bytes)
+            room = _Room(self._handle, most, self._value_bytes)
         taken = room.taken
         self._first = self._library.ours.fetch_take(self._opened, len(self._opened), self._first, ctypes.byref(taken))
         if not taken.count:
+            if not self._value_bytes:
+                self._spare = room
+            self._value_bytes = 0  # a backlog has ended: no room for another is kept
             return _NOTHING
-        self._spare = None  # what was filled is looked at
         self._value_bytes = max(self._value_bytes, taken.values.used)
         return _Columns(
             {name: column[: taken.count + name.endswith("_at")] for name, column in room.columns.items()},
@@ -413,8 +417,8 @@ def opened(topic: str, make: Callable[..., Consumer], partitions: int = 1) -> tu
             consumer = make(
                 **{
                     "plugin.library.paths": str(plain.LIBRARY),
-                    "queued.min.messages": max(kafka.QUEUED_MESSAGES // partitions, LEAST_QUEUED_MESSAGES),
-                    "queued.max.messages.kbytes": max(kafka.QUEUED_KBYTES // partitions, LEAST_QUEUED_KBYTES),
+                    "queued.min.messages": max(QUEUED_MESSAGES // partitions, LEAST_QUEUED_MESSAGES),
+                    "queued.max.messages.kbytes": max(QUEUED_KBYTES // partitions, LEAST_QUEUED_KBYTES),
                 }
             )
         except KafkaException as error:

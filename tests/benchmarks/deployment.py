@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from signal import SIGTERM
 
@@ -166,15 +167,17 @@ class Deployment:
 
     # ---- workers
 
-    def run(self, *, processes: int = 1, rest_s: float = 0.0, may_restore: bool = False) -> list["Ran"]:
-        """Let workers join all that is there, and end them; return what each noted.
+    def run(
+        self, *, processes: int = 1, rest_s: float = 0.0, rows_per_s: float = inf, may_restore: bool = False
+    ) -> list["Ran"]:
+        """Let workers join all that is there, no faster than that each, and end them; return what each noted.
 
         Raises
         ------
         UnfitError
             One of them ended, or not all was joined in `RUN_WAIT_S`.
         """
-        running = [self._start(processes, rest_s, may_restore=may_restore) for _ in range(processes)]
+        running = [self._start(processes, rest_s, rows_per_s, may_restore=may_restore) for _ in range(processes)]
         try:
             self._wait(running)
         finally:
@@ -184,7 +187,7 @@ class Deployment:
                 one.worker.wait()
         return [Ran(one.launched_s, msgspec.json.decode(one.answer.read_bytes(), type=Noted)) for one in running]
 
-    def _start(self, processes: int, rest_s: float, *, may_restore: bool) -> "_Running":
+    def _start(self, processes: int, rest_s: float, rows_per_s: float, *, may_restore: bool) -> "_Running":
         self.started += 1
         name = f"worker-{self.started}"
         answer = self.folder / f"{name}.json"
@@ -192,6 +195,7 @@ class Deployment:
             rows=tuple([0] * len(self.rows) if may_restore else self.rows.tolist()),
             partitions=self.cluster.input_partitions // processes,
             rest_s=rest_s,
+            s_per_row=1 / rows_per_s,
             answer=str(answer),
         )
         launched_s = time.monotonic()

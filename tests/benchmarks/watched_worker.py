@@ -32,11 +32,14 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
         How many this worker is given; it reads nothing before it has them.
     rest_s
         How long it serves on with nothing to read before its memory is looked at.
+    s_per_row
+        How long a row takes at least: it rests between two passes.
     """
 
     rows: tuple[int, ...]
     partitions: int
     rest_s: float
+    s_per_row: float
     answer: str
 
 
@@ -166,6 +169,8 @@ class Watched(HotPath):
             self._ready, self._restored_rows = now, self._pending()
         if rows == 0:
             self._began = now  # the pass that brings the first row begins here
+        elif self._began is not None:
+            time.sleep(max(0.0, self._began.wall_s + rows * self._asked.s_per_row - now.wall_s))
         if taken and self._read_all is None and rows >= sum(self._asked.rows[one.partition] for one in working):
             self._read_all = now
             self._due["checkpoint"] = 0.0
