@@ -3,7 +3,7 @@
 import ctypes
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ ODD = [(b"key", b"value", []), (None, b"no key", HEADERS), (b"no value", None, [
 
 pytestmark = pytest.mark.program("gcc")
 
+Sent = tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 Row = tuple[int, int, int, bytes | None, bytes | None, object]
 
 
@@ -35,13 +36,16 @@ def broker() -> Iterator[EmbeddedBroker]:
         yield embedded
 
 
-def send(broker: EmbeddedBroker, turns: int) -> None:
-    producer = Producer({"bootstrap.servers": broker.address})
-    for turn in range(turns):
-        for partition in range(PARTITIONS):
-            for key, value, headers in ODD:
-                producer.produce(TOPIC, value, key, partition, timestamp=1_000 + turn, headers=list(headers))
+def produce(broker: EmbeddedBroker, messages: Iterable[Sent]) -> None:
+    """Write partition, key, value and headers of each, and wait until they are there."""
+    producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 100})
+    for at, (partition, key, value, headers) in enumerate(messages):
+        producer.produce(TOPIC, value, key, partition, timestamp=1_000 + at, headers=list(headers))
     assert producer.flush(WAIT_S) == 0
+
+
+def send(broker: EmbeddedBroker, turns: int) -> None:
+    produce(broker, [(partition, *one) for _ in range(turns) for partition in range(PARTITIONS) for one in ODD])
 
 
 def made(broker: EmbeddedBroker) -> Callable[..., Consumer]:
@@ -173,16 +177,26 @@ def opened_columns(broker: EmbeddedBroker) -> tuple[Consumer, Columns]:
     return consumer, source
 
 
+def held(source: Columns) -> list[int]:
+    """How many messages wait in each queue."""
+    length = source._library.client.rd_kafka_queue_length  # noqa: SLF001
+    return [length(ctypes.c_void_p(queue)) for queue in source._queues.values()]  # noqa: SLF001
+
+
+def wait_until_each_holds(source: Columns, count: int) -> None:
+    until_s = time.monotonic() + WAIT_S
+    while min(held(source)) < count:
+        assert time.monotonic() < until_s, held(source)
+        time.sleep(0.01)
+
+
 def test_messages_larger_than_any_before_find_room_and_what_was_taken_stays_as_it_is(broker: EmbeddedBroker) -> None:
-    producer = Producer({"bootstrap.servers": broker.address, "linger.ms": 100})
     sizes = [1, 5_000, 10, 70_000, 3, 300_000, 2, 70_000, 0, 1]
     sent = [
         (b"k" * (size // 3), bytes([at]) * size, [("h" * (size % 1_000 + 1), b"v" * size)])
         for at, size in enumerate(sizes)
     ]
-    for key, value, headers in sent:
-        producer.produce(TOPIC, value, key, 0, headers=list(headers))
-    assert producer.flush(WAIT_S) == 0
+    produce(broker, [(0, *one) for one in sent])
     consumer, source = opened_columns(broker)
     assign(source, 1)
     batches: list[Messages] = []
@@ -201,10 +215,7 @@ def test_no_more_bytes_are_taken_at_once_than_said_but_for_one_message(
     broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetched, "MOST_BYTES", 1_000)
-    producer = Producer({"bootstrap.servers": broker.address})
-    for at in range(200):
-        producer.produce(TOPIC, bytes(300), b"k", at % PARTITIONS)
-    assert producer.flush(WAIT_S) == 0
+    produce(broker, [(at % PARTITIONS, b"k", bytes(300), ()) for at in range(200)])
     consumer, source = opened_columns(broker)
     assign(source)
     until_s = time.monotonic() + WAIT_S
@@ -231,7 +242,7 @@ def test_partitions_take_turns_and_what_is_fetched_comes_as_columns_however_ofte
             assert not isinstance(some, fetched._Objects) or some is fetched._NOTHING  # noqa: SLF001
             served |= set(some.partition.tolist())
         assert served == set(range(PARTITIONS))
-    time.sleep(0.2)  # until all is fetched
+    wait_until_each_holds(source, 2 * PARTITIONS)
     first = [source.fetch(1, 0.01).partition.tolist() for _ in range(2 * PARTITIONS)]
     assert first[:PARTITIONS] == first[PARTITIONS:]
     assert sorted(first[:PARTITIONS]) == [[partition] for partition in range(PARTITIONS)]
@@ -244,12 +255,11 @@ def test_what_was_fetched_of_a_partition_that_was_taken_away_is_thrown_away(brok
     consumer, source = opened_columns(broker)
     assign(source)
     taken(source, 30)
-    time.sleep(0.2)
+    wait_until_each_holds(source, 1)
     source.assign({0: 0})
     rows, _ = taken(source, 1_000)
     assert [row[1] for row in rows] == list(range(1_000))
-    length = fetched._library().client.rd_kafka_queue_length  # type: ignore[union-attr] # noqa: SLF001
-    assert [length(ctypes.c_void_p(queue)) for queue in source._queues.values()] == [0] * PARTITIONS  # noqa: SLF001
+    assert held(source) == [0] * PARTITIONS
     source.close()
     consumer.close()
 
@@ -259,10 +269,7 @@ def test_keys_and_headers_count_for_what_is_taken_at_once(
 ) -> None:
     monkeypatch.setattr(fetched, "MOST_BYTES", 50_000)
     headers = [(f"h{at}", b"v") for at in range(2_000)]
-    producer = Producer({"bootstrap.servers": broker.address})
-    for _ in range(4):
-        producer.produce(TOPIC, None, b"k" * 20_000, 0, headers=list(headers))
-    assert producer.flush(WAIT_S) == 0
+    produce(broker, [(0, b"k" * 20_000, None, headers)] * 4)
     consumer, source = opened_columns(broker)
     assign(source, 1)
     rows: list[Row] = []
