@@ -84,7 +84,7 @@ class Figure:
             "spread": list(self.spread),
             "runs": list(self.runs),
             "unit": self.unit,
-            "target": None if self.target is None else f"{self.target[0]} {self.target[1]:g}",
+            "target": None if self.target is None else f"{self.target[0]} {self.target[1]:,.10g}",
             "met": self.is_met,
             "beside": {name: {"median": median(runs), "runs": list(runs)} for name, runs in self.beside.items()},
             "note": self.note,
