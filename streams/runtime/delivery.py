@@ -25,9 +25,14 @@ _AGAIN = frozenset(
         KafkaError.NETWORK_EXCEPTION,
         KafkaError.KAFKA_STORAGE_ERROR,
         KafkaError.UNKNOWN_TOPIC_OR_PART,  # a broker that has just come back may not have heard of it yet
+        KafkaError.DUPLICATE_SEQUENCE_NUMBER,
     }
 )
 """What says that the brokers could not, not that they would not: written again under the same key it changes nothing."""
+
+_FORGOTTEN = KafkaError(KafkaError.DUPLICATE_SEQUENCE_NUMBER)
+"""A repeat of a batch whose place the broker no longer knows: the client gives its first record none, and numbers the
+others from 0."""
 
 
 class UndeliveredError(Exception):
@@ -94,7 +99,8 @@ class Delivery:
             for _, error in failed:
                 if error.fatal() or error.code() not in _AGAIN:
                     raise KafkaException(error)
-            left = [at for at, _ in failed]
+            if not any(error is _FORGOTTEN for _, error in failed):  # else the places of others are not true either
+                left = [at for at, _ in failed]
             if waiting or (left and _is_over(deadline)):
                 why = failed[0][1].name() if failed else "no answer"
                 raise UndeliveredError(f"{waiting or len(left)} of {len(records)} records are not acknowledged: {why}")
@@ -116,11 +122,10 @@ class Delivery:
             def report(error: KafkaError | None, message: Message) -> None:
                 nonlocal reported
                 reported += 1
-                if error is not None:
-                    failed.append((place, error))
-                    return
                 offset = message.offset()
-                assert offset is not None, "an acknowledged record has its place"
+                if error is not None or offset is None:
+                    failed.append((place, error or _FORGOTTEN))
+                    return
                 offsets[place] = offset
                 self.answered_s = time.monotonic()
 

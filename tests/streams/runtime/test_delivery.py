@@ -61,6 +61,13 @@ def test_what_the_client_has_given_up_is_written_once_more(broker: EmbeddedBroke
     assert one.repeated >= 3
 
 
+def test_what_is_acknowledged_without_its_place_is_written_once_more(broker: EmbeddedBroker, faults: Faults) -> None:
+    one, _ = delivery(settings(broker.address))
+    faults([KafkaError.DUPLICATE_SEQUENCE_NUMBER])
+    assert sorted(one.deliver(RECORDS)) == [0, 1, 2]
+    assert one.repeated == 3
+
+
 def test_a_refusal_for_good_is_an_error_at_once(broker: EmbeddedBroker, faults: Faults) -> None:
     one, _ = delivery(settings(broker.address))
     faults([KafkaError.TOPIC_AUTHORIZATION_FAILED] * 5)
