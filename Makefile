@@ -4,7 +4,6 @@ UV    := sh deploy/uv.sh
 RUN   := $(UV) run --frozen
 KAFKA := $(UV) run --frozen --group kafka python deploy/kafka/local_kafka.py
 SEEDS ?= 100
-ROUNDS ?= 13
 JOBS ?= 4
 RUNS ?= 3
 
@@ -39,7 +38,7 @@ sim: ## all stages under faults: SEEDS=n runs, from SEED=s on; results in build/
 
 chaos: kafka-fetch ## real processes on a real Kafka under faults: ROUNDS=n, from SEED=s on, NODES=1|3, OUTAGE=seconds; results in build/chaos.json
 	@mkdir -p build
-	$(RUN) --group kafka python tests/chaos/run.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES)) $(if $(OUTAGE),--outage-s $(OUTAGE))
+	$(RUN) --group kafka python tests/chaos/run.py $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SEED),--seed $(SEED)) $(if $(NODES),--nodes $(NODES)) $(if $(OUTAGE),--outage-s $(OUTAGE))
 
 bench: kafka-fetch ## how fast, how large, on a real Kafka, on a quiet machine: RUNS=n each, ONLY="name …"; results in build/bench.json
 	@mkdir -p build

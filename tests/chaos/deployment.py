@@ -28,7 +28,8 @@ from tests.simulation.workload import baselines
 
 ROOT = Path(__file__).parents[2]
 LOCAL_KAFKA = ROOT / "deploy" / "kafka" / "local_kafka.py"
-TOCSIN = str(Path(sys.executable).with_name("tocsin"))
+TOCSIN = (str(Path(sys.executable).with_name("tocsin")),)
+NEXT_VERSION = (sys.executable, "-P", str(Path(__file__).with_name("next_version.py")))
 SESSION_S = 8.0
 AGAIN_AFTER_S = 1.0
 """How long a worker that ended by itself stays away."""
@@ -144,6 +145,8 @@ class Deployment:
     workers: dict[str, Worker] = field(default_factory=dict)
     ended: Counter[str] = field(default_factory=Counter)
     """Why processes ended by themselves, how often."""
+    upgraded: set[str] = field(default_factory=set)
+    """Names of workers that are of the version to come."""
     started: int = 0
 
     def __post_init__(self) -> None:
@@ -211,8 +214,9 @@ class Deployment:
         state = f"{name}-{self._folders[name]}"
         with log.open("ab") as out:
             began_at = out.tell()
+            version = NEXT_VERSION if name in self.upgraded else TOCSIN
             process = subprocess.Popen(
-                [TOCSIN, "worker", *stages, "--config", str(self._file), "--broker", self.broker, "--topic-prefix", self.prefix],
+                [*version, "worker", *stages, "--config", str(self._file), "--broker", self.broker, "--topic-prefix", self.prefix],
                 stdout=out,
                 stderr=out,
                 env={**os.environ, **self._environment(name if static else "", state)},

@@ -149,9 +149,21 @@ def lose_a_node(world: World, rng: random.Random) -> None:
     world.nodes.restart(node)
 
 
+def upgrade(world: World, rng: random.Random) -> None:
+    """Replace one worker after the other by one of another version: by the next one, or back."""
+    for name in world.deployment.layout:
+        _tell_to_stop(world, name)
+        world.deployment.upgraded ^= {name}
+        world.deployment.start(name)
+        world.run_for(rng.uniform(1.0, 3.0))
+    world.counts["upgrades"] += 1
+
+
 HARMS: dict[str, Harm] = {
+    "lose a node": lose_a_node,
     **{f"kill {stage}": partial(kill, stage=stage) for stage in STAGES},
     "freeze a small stage": partial(freeze, stages=SMALL),
+    "upgrade": upgrade,
     "outage": outage,
     "storm": storm,
     "freeze the join": partial(freeze, stages=STAGES[:1]),
@@ -159,11 +171,9 @@ HARMS: dict[str, Harm] = {
     "term": term,
     "kill both": kill_both,
     "kill twice": kill_twice,
-    "lose a node": lose_a_node,
 }
 
 
-def harm_of(seed: int, nodes: int) -> str:
-    """Name the harm of a round: all in turn; a node can be lost where there are several."""
-    names = [name for name in HARMS if name != "lose a node" or nodes > 1]
-    return names[seed % len(names)]
+def harms_of(nodes: int) -> list[str]:
+    """Name all harms, in the order of the rounds: a node can be lost where there are several."""
+    return [name for name in HARMS if name != "lose a node" or nodes > 1]

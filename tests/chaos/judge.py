@@ -347,10 +347,10 @@ def judge_messages(logs: Logs, now_ms: int, taken: Mapping[str, int], faults: Fa
         if "delivered" in ends and not taken.get(name):
             faults.lost.append(f"notification {name} is said to be delivered, and never was")
     faults.incident_differences += [f"{name} was delivered, and is no notification" for name in taken.keys() - messages]
-    told: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
+    told: defaultdict[tuple[str, str, str], set[str]] = defaultdict(set)
     for name in taken.keys() & messages:
         message = messages[name]
-        told[message.incident_id, message.cause, message.purpose, message.target].add(name)
+        told[message.incident_id, message.cause, message.target].add(name)
     faults.pages_repeated += [f"{place}: {sorted(names)}" for place, names in told.items() if len(names) > 1]
     faults.lost += _untold(logs, messages.values(), young_ms)
     faults.lost += _untold_changes(logs, messages.values())

@@ -3,6 +3,7 @@
 A compacted topic is followed: what its rows were between two records of a key is gone soon after.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
 from config.settings import KafkaSettings
 from streams.runtime import kafka
 from streams.runtime.cursor import headers_of
+from tests.chaos.next_version import FIELD
 from tests.simulation.logs import Entry
 
 READ_WAIT_S = 120.0
@@ -96,3 +98,10 @@ class Following:
         """Follow no more, and read all that there is."""
         self.__exit__()
         return self._reading.to_ends()
+
+
+def as_read_today(entry: Entry) -> tuple[Entry, bool]:
+    """Return a record without the field, and whether it had it."""
+    if entry.value is None or FIELD not in entry.value:
+        return entry, False
+    return entry._replace(value=re.sub(re.escape(FIELD) + b",?", b"", entry.value)), True

@@ -1,4 +1,4 @@
-"""Do harm to real processes on a real Kafka, round after round: `python tests/chaos/run.py --rounds 20 [--seed 0]`.
+"""Do harm to real processes on a real Kafka, round after round: `python tests/chaos/run.py [--rounds 20] [--seed 0]`.
 
 Writes `build/chaos.json`; ends with status 1 when a figure that must be 0 is not. A round's harm, victims and moments
 follow from its seed: `--rounds 1 --seed 7` does the harm of round 7 alone.
@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.deployment import EACH_ALONE, EXPECTED, NO_BROKER, Layout, Nodes
-from tests.chaos.harms import HARMS, harm_of
+from tests.chaos.harms import HARMS, harms_of
 from tests.chaos.judge import Faults, judge, read_logs
+from tests.chaos.reading import as_read_today
 from tests.chaos.world import World
+from tests.simulation.logs import Entry
 
 ROUND_TICKS = 24
 """Ticks of a round's own workload."""
@@ -108,8 +110,16 @@ def run(
         if not report.failed:
             tell("judging")
             settings = world.deployment.settings
-            logs_read = {**read_logs(settings.kafka), **world.changelogs.to_ends()}
+            logs_read: dict[tuple[str, int], Sequence[Entry]] = {
+                **read_logs(settings.kafka),
+                **world.changelogs.to_ends(),
+            }
+            of_next_version = 0
+            for place, log in logs_read.items():
+                logs_read[place], longer = zip(*map(as_read_today, log), strict=True) if log else ((), ())
+                of_next_version += sum(longer)
             report.faults = judge(logs_read, world.load.now_ms, world.receiver.taken, settings)
+            report.faults.counts["of_next_version"] = of_next_version
         said = [line for text in logs for line in text.splitlines() if UNCONSERVED in line]
         report.faults.conservation_errors += said
     return report
@@ -136,7 +146,7 @@ def tell(text: str) -> None:
 def main() -> int:
     """Run, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, required=True, help="how many harms")
+    parser.add_argument("--rounds", type=int, help="how many harms; each once if nothing is said")
     parser.add_argument("--seed", type=int, default=0, help="of the first round; each next round has the next")
     parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="brokers")
     parser.add_argument("--outage-s", type=float, default=120.0, help="how long the brokers stay away when all go")
@@ -145,7 +155,9 @@ def main() -> int:
     logging.getLogger("tocsin").setLevel(logging.CRITICAL)  # our own clients, when their brokers go
     folder = Path(tempfile.mkdtemp(prefix="tocsin-chaos-"))
     tell(f"logs: {folder}")
-    rounds = [(seed, harm_of(seed, asked.nodes)) for seed in range(asked.seed, asked.seed + asked.rounds)]
+    harms = harms_of(asked.nodes)
+    seeds = range(asked.seed, asked.seed + (asked.rounds or len(harms)))
+    rounds = [(seed, harms[seed % len(harms)]) for seed in seeds]
     nodes = Nodes.start(folder / "kafka", asked.nodes)
     try:
         report = run(nodes, folder, rounds, outage_s=asked.outage_s, layout=EACH_ALONE, prefix="chaos.")

@@ -89,6 +89,8 @@ def test_kill_9_with_a_backlog_loses_nothing_and_doubles_nothing(
         worker = begin(folder=str(kill % 2))
         worker.until_logged("join.took", 4 * (1 + kill // 2))
         time.sleep(rng.uniform(0.2, 1.2))
+        worker.process.send_signal(signal.SIGSTOP)
+        world.write(100, span_ms=100_000)  # these at least it has not read
         assert worker.end(signal.SIGKILL) == -signal.SIGKILL
     world.write(300, span_ms=100_000)
     last = begin(folder="empty")

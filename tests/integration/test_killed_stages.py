@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ WRITES = {
     "notify": "receipts",
 }
 """Stages in the order in which they are killed: each as soon as it has written something, so with more to do."""
+PAGE = ("incident_id", "target", "purpose", "reason", "severity", "title")
+"""What a page says whenever it is written."""
 
 SETTINGS = """
 [join]
@@ -98,7 +101,7 @@ class Deployment:
     def tail(self, stage: str) -> str:
         return f"--- {stage}\n{(self.folder / f'{stage}.log').read_text()[-2000:]}"
 
-    def until(self, said: Callable[[], bool], what: str) -> None:
+    def until(self, said: Callable[[], object], what: str) -> None:
         for _ in range(int(WAIT_S / LOOK_S)):
             if said():
                 return
@@ -107,10 +110,10 @@ class Deployment:
             time.sleep(LOOK_S)
         pytest.fail("\n".join([f"{what} did not come to pass", *map(self.tail, self.workers)]))
 
-    def wrote(self, stage: str, watcher: Consumer) -> bool:
+    def written(self, stage: str, watcher: Consumer) -> int:
         topic = self.prefix + WRITES[stage]
         ends = [watcher.get_watermark_offsets(TopicPartition(topic, one), timeout=10) for one in range(PARTITIONS)]
-        return any(end[1] > 0 for end in ends)
+        return sum(end[1] for end in ends)
 
     def incidents(self) -> set[str]:
         """Return the incidents about the quality of answers: those that the stream holds, whenever it is read."""
@@ -120,6 +123,10 @@ class Deployment:
     def sent(self) -> list[dict[str, Any]]:
         file = self.folder / "sent" / "oncall.ndjson"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def pages(self) -> set[tuple[Any, ...]]:
+        """Return what each page says of itself, but for its time."""
+        return {tuple(one[name] for name in PAGE) for one in self.sent() if one["mode"] == "page"}
 
 
 @dataclass(frozen=True)
@@ -189,25 +196,25 @@ def test_each_stage_killed_with_a_backlog_gives_the_incidents_and_pages_of_a_qui
     quiet, harmed = deploy("quiet"), deploy("harmed")
     for stage in WRITES:
         quiet.start(stage)
-    quiet.until(lambda: any(one["mode"] == "page" for one in quiet.sent()), "a page")
-    expected = quiet.incidents()
+    quiet.until(quiet.pages, "a page")
+    expected, pages = quiet.incidents(), quiet.pages()
     assert expected
     quiet.stop()
     quiet.workers.clear()
 
-    watcher = Consumer({"bootstrap.servers": kafka, "group.id": f"{harmed.prefix}watcher"})
-    try:
+    when_killed: dict[str, int] = {}
+    with closing(Consumer({"bootstrap.servers": kafka, "group.id": f"{harmed.prefix}watcher"})) as watcher:
         for stage in WRITES:
             harmed.start(stage)
         for stage in WRITES:
-            harmed.until(partial(harmed.wrote, stage, watcher), f"a record of {stage}")
+            harmed.until(partial(harmed.written, stage, watcher), f"a record of {stage}")
             harmed.kill(stage)
+            when_killed[stage] = harmed.written(stage, watcher)
             harmed.start(stage)
-    finally:
-        watcher.close()
-    harmed.until(lambda: expected <= harmed.incidents(), "the same incidents")
-    harmed.until(lambda: any(one["mode"] == "page" for one in harmed.sent()), "a page")
-    harmed.stop()
+        harmed.until(lambda: expected <= harmed.incidents(), "the same incidents")
+        harmed.until(lambda: pages <= harmed.pages(), "the same pages")
+        harmed.stop()
+        assert [stage for stage, count in when_killed.items() if harmed.written(stage, watcher) == count] == []
 
     assert harmed.incidents() == expected
     causes = {(one["incident_id"], one["target"], one["purpose"], one["reason"], one["seq"]) for one in harmed.sent()}
