@@ -118,82 +118,147 @@ class Feed:
 
 # ---- what cannot be read
 
-REFUSED: dict[str, tuple[object, str, str, str]] = {
-    "malformed JSON": (b'{"prediction_id": "p1",', "", "a JSON object", "23 bytes that are no JSON"),
-    "a text where a number belongs": (
-        output(made_at_ms="now"), "made_at_ms", "a whole number", "a text of 3 characters",  # type: ignore[arg-type]
-    ),
-    "NaN": (json.dumps(output(score=float("nan"))).encode(), "", "a JSON object", "bytes that are no JSON"),
-    "an infinity": (json.dumps(output(score=float("inf"))).encode(), "", "a JSON object", "bytes that are no JSON"),
-    "a number that overflows to one": (
-        json.dumps(output()).replace("0.75", "1e999").encode(), "", "a JSON object", "bytes that are no JSON",
-    ),
-    "a score out of range": (output(score=1.5), "score", "a number of at most 1.0", "1.5"),
-    "a time before 1970": (output(made_at_ms=-1), "made_at_ms", "a whole number of at least 0", "-1"),
-    "a time in seconds with a fraction": (
-        output(made_at_ms=1_795_341_600.5), "made_at_ms", "a whole number", "1795341600.5",  # type: ignore[arg-type]
-    ),
-    "no id": ({"model": "fraud", "made_at_ms": 1, "prediction": 1}, "prediction_id", "a value (the field is required)", "nothing"),
-    "an empty id": (output(""), "prediction_id", "a text of length at least 1", "a text of 0 characters"),
-    "no model": ({"prediction_id": "p", "made_at_ms": 1, "prediction": 1}, "model", "a value (the field is required)", "nothing"),
-    "a row in the name of Tocsin": (
-        output() | {"model": "tocsin"}, "model", "a text other than tocsin, Tocsin's own name", "a text of 6 characters",
-    ),
-    "no time": ({"prediction_id": "p", "model": "m", "prediction": 1}, "made_at_ms", "a value (the field is required)", "nothing"),
-    "no prediction": (
-        {"prediction_id": "p", "model": "m", "made_at_ms": 1}, "prediction", "a value (the field is required)", "nothing",
-    ),
-    "a null value": (None, "", "a JSON object", "no value"),
-    "an empty batch": ({"rows": 0, "columns": {}}, "rows", "how many rows there are, 1 to 65536", "0"),
-    "rows of no columns": ({"rows": 1_000, "columns": {}}, "columns", "an object of lists", "none"),
-    "more rows than a message may have": (
-        {"rows": 1_000_000_000, "columns": {}}, "rows", "how many rows there are, 1 to 65536", "1000000000",
-    ),
-    "a list of more": ([0] * 70_000, "rows", "1 to 65536 rows", "70000"),
-    "an empty list": ([], "rows", "1 to 65536 rows", "none"),
-    "ragged columns": (
-        {"rows": 2, "columns": {"prediction_id": ["a", "b"], "model": ["m"]}}, "columns", "2 values in each column",
-        "1 in the one model",
-    ),
-    "a list in place of a row": ([[1]], "", "an object", "a list of 1"),
+Refusal = tuple[object, int, str, str, str]
+"""A message's value, and of its dead letter the row, the field, what was expected and what came."""
+WHOLE = -1
+"""In place of a row: the message."""
+REQUIRED = "a value (the field is required)"
+ROWS = "how many rows there are, 1 to 65536"
+
+
+def refused(row: dict[str, Any], *, time: str, answer: str, number: str) -> dict[str, Refusal]:
+    """Return what is refused of a topic whose rows are like this one, and call their time, answer and a number so."""
+
+    def with_number(text: str) -> bytes:
+        return json.dumps(row | {number: 0.0625}).replace("0.0625", text).encode()
+
+    def without(name: str) -> dict[str, Any]:
+        return {one: value for one, value in row.items() if one != name}
+
+    nan, endless, overflowing = with_number("NaN"), with_number("Infinity"), with_number("1e999")
+    return {
+        "malformed JSON": (b'{"prediction_id": "p1",', WHOLE, "", "a JSON object", "23 bytes that are no JSON"),
+        "a text where a number belongs": (row | {time: "now"}, WHOLE, time, "a whole number", "a text of 3 characters"),
+        "NaN": (
+            nan, WHOLE, "", "a JSON object", f"{len(nan)} bytes that are no JSON (from byte {nan.index(b'NaN')} on)",
+        ),
+        "an infinity": (
+            endless, WHOLE, "", "a JSON object",
+            f"{len(endless)} bytes that are no JSON (from byte {endless.index(b'Infinity')} on)",
+        ),
+        "a number that overflows to one": (
+            overflowing, WHOLE, "", "a JSON object", f"{len(overflowing)} bytes that are no JSON",
+        ),
+        "a time before 1970": (row | {time: -1}, WHOLE, time, "a whole number of at least 0", "-1"),
+        "a time after the year 9999": (
+            row | {time: 253_402_300_800_000}, WHOLE, time, "a whole number of at most 253402300799999", "253402300800000",
+        ),
+        "a time in seconds with a fraction": (
+            row | {time: 1_795_341_600.5}, WHOLE, time, "a whole number", "1795341600.5",
+        ),
+        "no time": (without(time), WHOLE, time, REQUIRED, "nothing"),
+        "no id": (without("prediction_id"), WHOLE, "prediction_id", REQUIRED, "nothing"),
+        "an empty id": (
+            row | {"prediction_id": ""}, WHOLE, "prediction_id", "a text of length at least 1", "a text of 0 characters",
+        ),
+        "an id that is a number": (row | {"prediction_id": 7}, WHOLE, "prediction_id", "a text", "7"),
+        "no model": (without("model"), WHOLE, "model", REQUIRED, "nothing"),
+        "a row in the name of Tocsin": (
+            row | {"model": "tocsin"}, WHOLE, "model", "a text other than tocsin, Tocsin's own name", "a text of 6 characters",
+        ),
+        f"no {answer}": (without(answer), WHOLE, answer, REQUIRED, "nothing"),
+        f"a {answer} that is null": (
+            row | {answer: None}, WHOLE, answer, "a whole number, a number or a text", "null",
+        ),
+        f"a {answer} that is a list": (
+            row | {answer: [1]}, WHOLE, answer, "a whole number, a number or a text", "a list of 1",
+        ),
+        "a null value": (None, WHOLE, "", "a JSON object", "no value"),
+        "an empty batch": ({"rows": 0, "columns": {}}, WHOLE, "rows", ROWS, "0"),
+        "rows of no columns": ({"rows": 1_000, "columns": {}}, WHOLE, "columns", "an object of lists", "none"),
+        "more rows than a message may have": ({"rows": 1_000_000_000, "columns": {}}, WHOLE, "rows", ROWS, "1000000000"),
+        "a list of more": ([0] * 70_000, WHOLE, "rows", "1 to 65536 rows", "70000"),
+        "an empty list": ([], WHOLE, "rows", "1 to 65536 rows", "none"),
+        "ragged columns": (
+            {"rows": 2, "columns": {name: [value] * (1 if name == "model" else 2) for name, value in row.items()}},
+            WHOLE, "columns", "2 values in each column", "1 in the one model",
+        ),
+        "a list in place of a row": ([[1]], 0, "", "an object", "a list of 1"),
+    }  # fmt: skip
+
+
+REFUSED: dict[str, dict[str, Refusal]] = {
+    OUTPUTS: refused(output(), time="made_at_ms", answer="prediction", number="score") | {
+        "a score out of range": (output(score=1.5), WHOLE, "score", "a number of at most 1.0", "1.5"),
+    },
+    LABELS: refused(label(), time="labelled_at_ms", answer="label", number="label") | {
+        "a version below 0": (label(version=-1), WHOLE, "version", "a whole number of at least 0", "-1"),
+        "a version that is a text": (label(version="2"), WHOLE, "version", "a whole number", "a text of 1 characters"),
+        "an output's time before 1970": (label(made_at_ms=-1), WHOLE, "made_at_ms", "a whole number of at least 0", "-1"),
+        "a source that is none": (
+            label(source="rumour"), WHOLE, "source", "one of its allowed names (`tocsin schema` lists them)",
+            "a text of 6 characters",
+        ),
+        "a retraction that is a text": (
+            label(retracted="yes"), WHOLE, "retracted", "true or false", "a text of 3 characters",
+        ),
+    },
 }  # fmt: skip
+"""By topic and case."""
+RECORDS = {OUTPUTS: "output", LABELS: "label"}
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_read_is_one_dead_letter_that_says_where_and_why(case: str) -> None:
-    value, field, expected, got = REFUSED[case]
+def told(letter: DeadLetter) -> tuple[object, ...]:
+    """Return where a dead letter was refused, and why."""
+    place = (letter.topic, letter.partition, letter.offset, letter.row)
+    return *place, letter.record, letter.field, letter.expected, letter.got
+
+
+@pytest.mark.parametrize(("topic", "case"), [(topic, case) for topic, cases in REFUSED.items() for case in cases])
+def test_what_cannot_be_read_is_one_dead_letter_that_says_where_and_why(topic: str, case: str) -> None:
+    value, row, *why = REFUSED[topic][case]
+    good = output if topic == OUTPUTS else label
     feed = Feed()
-    feed.outputs(output(NAMES[1]), value, output(NAMES[2]))
-    [letter] = feed.dead
-    assert (letter.topic, letter.partition, letter.offset) == (OUTPUTS, PARTITION, 1)
-    assert (letter.record, letter.field, letter.expected) == ("output", field, expected)
-    assert got in letter.got
-    assert feed.counted() == {"output_rows": 3, "dead_output": 1}
-    assert feed.join.gauges["pending_rows"] == 2
+    feed.give(topic, good(NAMES[1]), value, good(NAMES[2]))
+    assert [told(letter) for letter in feed.dead] == [(topic, PARTITION, 1, row, RECORDS[topic], *why)]
+    assert feed.counted() == {f"{RECORDS[topic]}_rows": 3, f"dead_{RECORDS[topic]}": 1}
+    assert feed.join.gauges["pending_rows" if topic == OUTPUTS else "orphan_rows"] == 2
 
 
 def test_a_message_without_a_key_is_refused() -> None:
     feed = Feed()
     feed.outputs(output(), key=None)
     feed.labels(label(), key=None)
-    assert [(letter.field, letter.got) for letter in feed.dead] == [("key", "no key")] * 2
+    assert [told(letter) for letter in feed.dead] == [
+        (topic, PARTITION, 0, WHOLE, record, "key", "the prediction id of the (first) row", "no key")
+        for topic, record in RECORDS.items()
+    ]
     assert feed.counted() == {"output_rows": 1, "dead_output": 1, "label_rows": 1, "dead_label": 1}
 
 
 @pytest.mark.parametrize("form", ["columns", "list"])
-def test_one_bad_row_among_a_thousand_is_dead_and_the_good_ones_count(form: str) -> None:
-    rows = [output(name) for name in NAMES[:1_000]]
-    rows[617]["score"] = 7
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+@pytest.mark.parametrize("topic", [OUTPUTS, LABELS])
+def test_one_bad_row_among_a_thousand_is_dead_and_the_good_ones_count(topic: str, form: str) -> None:
+    good: dict[str, list[dict[str, Any]]] = {
+        OUTPUTS: [output(name) for name in NAMES[:1_000]],
+        LABELS: [label(name, version=1) for name in NAMES[:1_000]],
+    }
+    field, bad, expected = {
+        OUTPUTS: ("score", 7, "a number of at most 1.0"),
+        LABELS: ("version", -1, "a whole number of at least 0"),
+    }[topic]
     feed = Feed()
-    feed.outputs({"rows": 1_000, "columns": columns} if form == "columns" else rows)
+    for one, rows in good.items():
+        if one == topic:
+            rows[617][field] = bad
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        feed.give(one, {"rows": 1_000, "columns": columns} if form == "columns" else rows)
     [letter] = feed.dead
-    assert (letter.offset, letter.row, letter.field, letter.got) == (0, 617, "score", "7")
+    assert told(letter) == (topic, PARTITION, 0, 617, RECORDS[topic], field, expected, str(bad))
     assert letter.value is not None
     assert json.loads(letter.value)["prediction_id"] == NAMES[617]
-    assert feed.counted() == {"output_rows": 1_000, "dead_output": 1}
-    feed.labels(*[label(name) for name in NAMES[:1_000]])
-    assert feed.counted()["labelled"] == 999
+    dead = {"output_rows": 1_000, "label_rows": 1_000, "labelled": 999, f"dead_{RECORDS[topic]}": 1}
+    assert {name: feed.counted()[name] for name in dead} == dead
 
 
 # ---- what can be read, and is odd
@@ -360,11 +425,11 @@ def test_rows_that_a_record_accepts_are_taken_by_the_edge_in_either_form(kind: s
 
 def test_the_sum_of_all_bad_input_leaves_the_counts_balanced() -> None:
     feed = Feed()
-    for value, *_ in REFUSED.values():
+    refusals = [value for cases in REFUSED.values() for value, *_ in cases.values()]
+    for value in refusals:
         feed.outputs(output(), value)
         feed.labels(value, label())
     feed.clock(NOW_MS + 5 * HOUR)
     counted = feed.counted()
-    assert counted["dead_output"] == len(REFUSED)
-    assert counted["dead_label"] == len(REFUSED)
-    assert (counted["labelled"], counted["duplicate_output"]) == (1, len(REFUSED) - 1)
+    assert counted["dead_output"] == counted["dead_label"] == len(refusals)
+    assert (counted["labelled"], counted["duplicate_output"]) == (1, len(refusals) - 1)
