@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,10 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert (detect.pages_per_week, detect.tickets_per_week) == (1, 20)
     assert (detect.max_lanes_per_model, detect.max_rollups_per_model) == (500, 16)
     assert (settings.kafka.input_partitions, settings.kafka.output_partitions) == (4, 4)
+
+
+def test_probes_answer_on_loopback_alone_unless_told_otherwise() -> None:
+    assert ip_address(load(None, {}, {}, sound).probes.address).is_loopback
 
 
 def no_defaults(kind: type) -> list[str]:
