@@ -950,6 +950,9 @@ def test_the_ledger_says_what_was_spent_and_how_often_it_rang() -> None:
     assert any(one.reason == "recovery" for one in entries)
     assert {one.ledger for one in entries if one.reason == "ticket"} == {"ticket"}
     assert not [one for one in entries if one.detector == "feature_integrity_rule" and one.spent]
+    spent = {name: sum(one.spent for one in entries if one.ledger == name) for name in ("page", "ticket")}
+    assert min(spent.values()) > 0
+    assert detect.counts.spent == pytest.approx(spent)
 
 
 def deployment(name: str) -> Deployment:
