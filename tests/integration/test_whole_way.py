@@ -1,20 +1,29 @@
 """From two topics to an incident, by commands alone: a baseline from last year, this year's stream, and a silent rollback."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from schemas.finding import Finding
+from schemas.incident import Incident
 from schemas.instant import instant
+from schemas.notification import Notification
+from schemas.receipt import Receipt
+from streams.runtime import topics
 from streams.runtime.demo.census import census
 from streams.runtime.demo.generator import MINUTE_MS, Stream, stream
+from streams.runtime.specs import decode
 from streams.runtime.terminal import Exit
+from tests.chaos.reading import Reading
+from tests.integration.join_process import cluster_of
+from tests.integration.worker_process import Worker
 
 TOCSIN = str(Path(sys.executable).with_name("tocsin"))
 WAIT_S = 180
@@ -36,6 +45,9 @@ label_wait = "1 d"
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 Tocsin = Callable[..., subprocess.CompletedProcess[str]]
+
+DECISIONS = ("finding.", "incident.", "act.", "notification.")
+"""How the events of decisions begin."""
 
 
 def written(file: Path, run: Stream, until_ms: int) -> Path:
@@ -80,7 +92,7 @@ def tocsin(options: Sequence[str]) -> Tocsin:
 
 
 def test_a_silent_rollback_opens_an_incident_nothing_did_before_it_and_a_model_that_is_not_listed_gets_its_ticket(
-    tocsin: Tocsin, options: Sequence[str], tmp_path: Path
+    tocsin: Tocsin, options: Sequence[str], kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     #  begin      fault +40 min                        +80 min = now
     #  |----------|..detected..hold-down 15 min..|opened--|
@@ -105,23 +117,27 @@ def test_a_silent_rollback_opens_an_incident_nothing_did_before_it_and_a_model_t
     sent = json.loads(tocsin("produce", str(live), "--rows", "100", "--end-now", "--json").stdout)
     fault_ms = now_ms - LASTS_MS + FAULT_AFTER_MS
 
-    logged = tmp_path / "worker.log"
-    with (
-        logged.open("w") as log,
-        subprocess.Popen([TOCSIN, "worker", "all", *options], stdout=log, stderr=log) as worker,
-    ):
-        try:
-            opened = incidents(tocsin)
-            until(lambda: "ticket to team:platform by log" in shown(tocsin, SHADOW))
-        finally:
-            worker.send_signal(signal.SIGTERM)
-            status = worker.wait(WAIT_S)
-    assert status == Exit.DONE, logged.read_text()[-3000:]
+    worker = Worker(options, tmp_path / "worker.log", "all")
+    try:
+        opened = incidents(tocsin)
+        until(lambda: "ticket to team:platform by log" in shown(tocsin, SHADOW))
+        assert worker.end() == Exit.DONE, worker.log.read_text()[-3000:]
+    finally:
+        worker.kill()
     assert (sent["refused"], list(sent["unlisted"])) == (0, [SHADOW])
     first = min(instant(one["detected_at"]) for one in opened if one["model"] != SHADOW)
     assert first > fault_ms, opened
     assert first - fault_ms < 30 * MINUTE_MS
     assert tocsin("dead-letters", "list").stdout == ""
+
+    unlisted = [(one["severity"], one["status"]) for one in known(tocsin) if one["model"] == SHADOW]
+    assert unlisted == [(4, "Investigating")]
+    tickets = [one for one in worker.lines("notification") if one["model"] == SHADOW]  # as the channel wrote them
+    assert [(one["mode"], one["target"]) for one in tickets] == [("ticket", "team:platform")]
+
+    lines = [one for one in worker.lines() if one["event"].startswith(DECISIONS)]
+    assert {one["from"] for one in lines} == {f"tocsin.{name}" for name in ("detect", "triage", "escalate", "sender")}
+    assert counted(lines) == counted(decided(kafka, topic_prefix))
 
 
 def until(said: Callable[[], bool]) -> None:
@@ -143,6 +159,42 @@ def incidents(tocsin: Tocsin) -> list[dict[str, Any]]:
 
 
 def shown(tocsin: Tocsin, model: str) -> str:
-    """Show the incident of SEV-4 about a model that nobody watches; nothing before it opens."""
-    named = [one["display_id"] for one in known(tocsin) if (one["model"], one["severity"]) == (model, 4)]
+    """Show the one incident about a model that nobody watches; nothing before it opens."""
+    named = [one["display_id"] for one in known(tocsin) if one["model"] == model]
+    assert len(named) <= 1, named
     return tocsin("incidents", "show", named[0]).stdout if named else ""
+
+
+def counted(lines: Iterable[Mapping[str, object]]) -> Counter[tuple[object, ...]]:
+    """Count lines by what tells one decision from another."""
+    names = ("event", "reason", "finding", "n", "incident", "seq", "severity", "id", "target", "channel", "attempt")
+    return Counter(tuple(line.get(name) for name in names) for line in lines)
+
+
+def decided(kafka: str, topic_prefix: str) -> Iterator[Mapping[str, object]]:
+    """Say of each record of a decision what its line has to hold."""
+    cluster = cluster_of(kafka, topic_prefix)
+    names = (topics.FINDINGS, topics.INCIDENTS, topics.NOTIFICATIONS, topics.RECEIPTS)
+    full = {name: topic_prefix + name for name in names}
+    found = Reading(cluster, "whole-way", full, lambda _: cluster.output_partitions).to_ends()
+    for (topic, _), entries in found.items():
+        for entry in entries:
+            match decode(topic, entry.key, entry.value, entry.headers):
+                case Finding() as one:
+                    yield {"event": f"finding.{one.state}", "finding": one.finding_id, "reason": one.kind, "n": one.n}
+                case Incident() as one:
+                    yield {
+                        "event": f"incident.{one.reason.value}", "reason": one.reason.value, "incident": one.display_id,
+                        "seq": one.seq, "severity": one.severity.display,
+                    }  # fmt: skip
+                case Notification() as one:
+                    yield {
+                        "event": "notification.asked", "reason": one.reason.value, "incident": one.display_id,
+                        "severity": one.severity.display, "id": one.notification_id, "target": one.target,
+                        "channel": one.channel,
+                    }  # fmt: skip
+                case Receipt() as one:
+                    yield {
+                        "event": f"notification.{one.status}", "reason": one.reason, "id": one.notification_id,
+                        "channel": one.channel, "attempt": one.attempt,
+                    }  # fmt: skip
