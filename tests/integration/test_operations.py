@@ -15,6 +15,8 @@ from werkzeug import Request, Response
 
 from schemas.receipt import Receipt
 from streams.runtime.terminal import Exit
+from streams.runtime.topics import RECEIPTS
+from tests.chaos.reading import Reading
 from tests.integration.findings import find
 from tests.integration.join_process import cluster_of
 from tests.integration.worker_process import MODEL, PARTITIONS, WAIT_S, Worker, run_tocsin, until, write_rows
@@ -126,11 +128,10 @@ def test_sigterm_under_load_with_a_message_on_its_way_loses_nothing_and_doubles_
     rows = {name: counted[name] for name in ("output_rows", "label_rows", "labelled", "joined")}
     assert rows == dict.fromkeys(rows, 20_000), counted
     assert len(receiver.ids) == len(set(receiver.ids)) == 1
-    for message in world.read("receipts"):
-        receipt = Receipt.decode(message.value())
-        if receipt.channel == "webhook":
-            assert (receipt.status, receipt.attempt) == ("delivered", 1)
-            break
+    found = Reading(world.cluster, "test", {RECEIPTS: topic_prefix + RECEIPTS}, lambda _: PARTITIONS).to_ends()
+    receipts = [Receipt.decode(one.value) for log in found.values() for one in log]
+    paged = [(one.status, one.attempt) for one in receipts if one.channel == "webhook"]
+    assert paged == [("delivered", 1)], receipts
 
 
 def test_a_second_sigterm_ends_it_at_once(begin: Begin, receiver: Receiver, kafka: str, topic_prefix: str) -> None:
