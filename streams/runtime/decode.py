@@ -54,8 +54,10 @@ CHUNK_ROWS = 1_000
 """Rows whose Python objects are held at once: few enough to stay in the processor's cache."""
 MOST_ROWS = 65_536
 """Rows of one message: what has more is refused whole. One that can be bad in each row is bounded by it."""
+MOST_ROWS_AT_ONCE = 2 * MOST_ROWS
+"""Rows of messages that are decoded together, but for a single message; each may become a dead letter later."""
 TEXT_BYTES = 65_536
-"""A text longer than this is cut, and counted."""
+"""Texts longer than this are counted."""
 SAMPLED_IDS = 100
 """Row ids of a batch whose partition is checked for the log, the metrics and the probes."""
 LOOKED_AT_ONE_IN = 64
@@ -129,6 +131,10 @@ class Decoded(Generic[BatchT]):
     sampled: int
     mismatched: int
     cut_texts: int
+
+
+class TooManyRowsError(Exception):
+    """More rows in these messages than are decoded at once, or more refused ones; some of them are to be decoded at a time."""
 
 
 class _TextColumns(msgspec.Struct):
@@ -342,12 +348,20 @@ class Edge(ABC, Generic[BatchT]):
     # -- from messages to rows
 
     def decode(self, messages: Messages) -> Decoded[BatchT]:
-        """Decode messages in order of place."""
+        """Decode messages in order of place.
+
+        Raises
+        ------
+        TooManyRowsError
+            They have more than `MOST_ROWS_AT_ONCE` rows, or more than `MOST_ROWS` that are refused; never of one message.
+        """
         if self._scanner is None or not len(messages.value):
             return self._decoded_here(messages)
         scanned = self._scanner.scan(messages.joined or Joined.of(_readable(messages)))
         if not scanned.of_message.any():
             return self._decoded_here(messages)
+        if scanned.rows > MOST_ROWS_AT_ONCE and len(messages.value) > 1:
+            raise TooManyRowsError
         decoded = self._decoded_there(scanned, messages)
         if scanned.is_all:
             return decoded
@@ -432,6 +446,9 @@ class Edge(ABC, Generic[BatchT]):
                 self._tables_first = self._took_table(taken, values[at])
             else:
                 self._take_rows(taken, values, at)
+            rows = taken.settled + taken.held + len(taken.dead)
+            if (rows > MOST_ROWS_AT_ONCE or len(taken.dead) > MOST_ROWS) and len(values) > 1:
+                raise TooManyRowsError
         self._settle_held(taken)
         return self._decoded(taken, values)
 

@@ -13,7 +13,7 @@ import struct
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, overload
 
@@ -123,7 +123,7 @@ class _Objects(Fetched):
             broker_ms=_column(itemgetter(1), list(map(Message.timestamp, mine))),
             key=list(map(Message.key, mine)),
             value=list(map(Message.value, mine)),
-            headers=lambda at: headers_of(mine[at].headers()),
+            headers=lru_cache(1)(lambda at: headers_of(mine[at].headers())),
         )
 
 
@@ -234,11 +234,11 @@ def _library() -> _Library | None:
 
 
 class _Lazy(Sequence[bytes | None]):
-    """Bytes that are made when they are asked for: almost nobody asks."""
+    """Bytes that are made when they are asked for: almost nobody asks, but who does asks again for each row, so one is kept."""
 
     def __init__(self, count: int, one: Callable[[int], bytes | None]) -> None:
         self._count = count
-        self._one = one
+        self._one = lru_cache(1)(one)
 
     def __len__(self) -> int:
         return self._count
@@ -308,7 +308,7 @@ class _Columns(Fetched):
             broker_ms=self._broker_ms[mine],
             key=_Lazy(len(chosen), key),
             value=_Lazy(len(chosen), value),
-            headers=lambda at: self._headers(first + at),
+            headers=lru_cache(1)(lambda at: self._headers(first + at)),
             joined=None if lacking.any() else Joined(data, starts),
         )
 
@@ -410,7 +410,8 @@ class Columns(Source):
 
 def opened(topic: str, make: Callable[..., Consumer], partitions: int = 1) -> tuple[Consumer, Source]:
     """Return a consumer, which `make` makes of settings that are added, and what reads a topic of so many partitions with it."""
-    library, refused = _library(), None
+    library = _library()
+    refused: KafkaException | str | None = None
     if library is not None:
         library.ours.fetch_newest()
         try:
@@ -428,6 +429,7 @@ def opened(topic: str, make: Callable[..., Consumer], partitions: int = 1) -> tu
             if handle is not None:
                 return consumer, Columns(consumer, handle, topic, library)
             consumer.close()
+            refused = "the client did not call it"
     consumer = make()
     if refused is not None:  # a client that takes no plugins, or not this one: what else it refuses it refuses twice
         log.warning("join.plugin_refused topic=%s error=%s", topic, refused)

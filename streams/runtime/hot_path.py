@@ -1,10 +1,10 @@
 """How does the join run? One loop over two topics: read, decode, join, and every now and then make it last.
 
-One thread, three kinds of consumers. The *outputs* consumer is the member of the group: it subscribes to both topics,
+One thread, four consumers. The *outputs* consumer is the member of the group: it subscribes to both topics,
 so that it is given the same partition numbers of both, but fetches model-outputs only; the *labels* consumer fetches the
 labels of the same numbers. So the topic that is behind in event time can be read first without pausing the other, which
 would throw its prefetch away. The *changelog* consumer restores, and afterwards reads on, so that a worker which was
-away too long meets its successor's claim before it sends anything.
+away too long meets its successor's claim before it sends anything. The *follower* reads baselines and the clock.
 
 Positions come from the manifest. The group's offsets are for lag tools, and are committed last. What makes a checkpoint,
 each step acknowledged before the next:
@@ -41,7 +41,7 @@ from schemas.fields import MalformedRecordError
 from schemas.model import Model
 from streams.runtime import heap, join_status, kafka, plain, topics
 from streams.runtime.claims import Claim, Kept, Taking
-from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge
+from streams.runtime.decode import Apart, LabelEdge, Messages, OutputEdge, TooManyRowsError
 from streams.runtime.delivery import LOOK_S, Delivery, UndeliveredError
 from streams.runtime.ending import UNFINISHED_STATUS, Ending
 from streams.runtime.fetched import Fetched, Notice, opened
@@ -786,8 +786,17 @@ class HotPath:
             if one is None or one.join is None:
                 continue
             chosen = np.flatnonzero(fetched.partition == number)
-            for start, end in _pieces(fetched.size[chosen]):
-                self._join(one, one.join, topic, fetched, chosen[start:end])
+            pieces = [chosen[start:end] for start, end in _pieces(fetched.size[chosen])][::-1]
+            while pieces:
+                piece = pieces.pop()
+                try:
+                    goes_on = self._join(one, one.join, topic, fetched, piece)
+                except TooManyRowsError:
+                    half = len(piece) // 2
+                    pieces += [piece[half:], piece[:half]]
+                    continue
+                if not goes_on:
+                    break
                 if self._is_full():
                     self._checkpoint(self._working())
                 self._beat()
@@ -795,19 +804,20 @@ class HotPath:
     def _is_full(self) -> bool:
         return len(self._dead) >= DEAD_LETTERS_BOUND or self._dead_bytes >= DEAD_LETTERS_BYTES
 
-    def _join(self, one: _Owned, join: Join, topic: str, fetched: Fetched, chosen: npt.NDArray[np.int64]) -> None:
+    def _join(self, one: _Owned, join: Join, topic: str, fetched: Fetched, chosen: npt.NDArray[np.int64]) -> bool:
+        """Join some messages of a partition; False when they are asked for again, and with them all that lies behind."""
         start = one.next[topic]
         chosen = chosen[np.searchsorted(fetched.offset[chosen], start) :]  # some under an assignment before this one
         if not len(chosen):
-            return
+            return True
         first = int(fetched.offset[chosen[0]])
         if topic in one.unsure and first > start and one.gaps.get(topic) != first:
             # a gap of the log itself, or a record fetched under an assignment before this one: asked for again, a gap
             # of the log is there again
             one.gaps[topic] = first
             self.counts["gaps_asked_again"] += 1
-            self._assign()
-            return
+            self._assign_topic(topic)
+            return False
         one.unsure.discard(topic)
         one.heard_s[topic] = time.monotonic()
         messages = fetched.messages(chosen, one.partition, start)
@@ -837,6 +847,7 @@ class HotPath:
         self._refuse(decoded.dead)
         apart = Apart()
         self._refuse(_with_bytes(letter, messages, apart) for letter in refused)
+        return True
 
     def _refuse(self, letters: Iterable[DeadLetter]) -> None:
         now_ms = int(time.time() * 1000)

@@ -237,12 +237,12 @@ static i64 number(const Work *work, i64 at, i64 end, Number *found) {
     at += negative;
     u64 digits = 0;
     i64 told = 0, first = at, power = 0;
-    for (; at < end && is_digit(data[at]); at++) digits = digits * 10 + (data[at] - '0'), told += digits != 0;
+    for (; at < end && is_digit(data[at]); at++) digits = digits * 10 + (data[at] - '0'), told += told || digits;
     if (at == first || (at - first > 1 && data[first] == '0') || told > MOST_DIGITS) return NOT_PLAIN;
     if (at < end && data[at] == '.') {
         fraction = 1;
         first = ++at;
-        for (; at < end && is_digit(data[at]); at++) digits = digits * 10 + (data[at] - '0'), told += digits != 0;
+        for (; at < end && is_digit(data[at]); at++) digits = digits * 10 + (data[at] - '0'), told += told || digits;
         if (at == first || told > MOST_DIGITS) return NOT_PLAIN;
         power = first - at;
     }
@@ -579,6 +579,7 @@ static i64 columns(Work *work, i64 at, i64 end, i64 first, i64 stamp, i64 *count
             i64 row = first;
             at = open(data, at, end, '[', ']', &ended);
             while (at >= 0 && !ended) {
+                if (row - first == MOST_ROWS) return NOT_PLAIN;
                 if (row == work->rows) return FULL;
                 if (row == work->touched) clear(work, row, ++work->touched);
                 at = put(work, at, end, field, row++, 1);
@@ -689,7 +690,7 @@ i64 scan(Work *work, const byte *data, const i64 *starts, i64 messages, i64 *of_
         if (count > 0) {
             row += count;
         } else {
-            clear(work, row, work->touched);
+            work->touched = row;  // what it wrote is cleared when a row comes there
             count = 0;
         }
         of_message[one] = count;

@@ -17,6 +17,7 @@ from schemas.fields import MalformedRecordError
 from schemas.label import Label
 from schemas.model import Model
 from schemas.output import Output
+from streams.runtime import decode
 from streams.runtime.decode import (
     SAMPLED_IDS,
     Apart,
@@ -24,6 +25,7 @@ from streams.runtime.decode import (
     LabelEdge,
     Messages,
     OutputEdge,
+    TooManyRowsError,
 )
 from streams.runtime.hashing import class_hash, id_hashes
 from streams.runtime.sent_again import ATTEMPT, FIRST
@@ -480,6 +482,24 @@ def test_which_rows_are_looked_at_for_closed_follows_from_the_row_alone() -> Non
     for some in (1, 7, 1_000):
         halves = [outputs(*map(bytes_of, rows[:some])), outputs(table(rows[some:]))]
         assert np.concatenate([half.batch.misplaced for half in halves]).tolist() == decoded.misplaced.tolist()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_more_rows_than_are_held_at_once_are_decoded_some_at_a_time_and_one_message_always(
+    monkeypatch: pytest.MonkeyPatch, *, compiled: bool
+) -> None:
+    if not compiled:
+        monkeypatch.setattr("streams.runtime.plain.library", lambda: None)
+    monkeypatch.setattr(decode, "MOST_ROWS_AT_ONCE", 10)
+    good = table([GOOD | {"prediction_id": f"p{number}"} for number in range(11)])
+    assert outputs(good).batch.dead == 0
+    assert outputs(table([GOOD] * 6), bytes_of(GOOD)).batch.dead == 0
+    with pytest.raises(TooManyRowsError):
+        outputs(table([GOOD] * 6), table([GOOD] * 6))
+    bad = bytes_of([0] * 6)
+    assert outputs(bad).batch.dead == outputs(bad, b"?").batch.dead - 1 == 6
+    with pytest.raises(TooManyRowsError):
+        outputs(bad, bad)
 
 
 def test_the_bytes_of_one_row_decode_to_that_row() -> None:

@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from detectors.statistics import STATISTICS
 from schemas.baseline import Baseline
 from schemas.dead_letter import DeadLetter
 from schemas.window_stats import WindowStats
-from streams.runtime import fetched, hot_path, kafka, plain, topics
+from streams.runtime import decode, fetched, hot_path, kafka, plain, topics
 from streams.runtime.claims import FencedError
 from streams.runtime.delivery import Delivery
 from streams.runtime.embedded_broker import EmbeddedBroker
@@ -293,6 +295,46 @@ def test_dead_letters_do_not_fill_the_memory_until_the_next_checkpoint(
     assert len(letters(World(cluster, seed=7), 10)) == 10
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_message_of_which_each_row_is_refused_is_taken_apart_once(
+    cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch, *, compiled: bool
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(fetched, "_library", lambda: None)
+    rows, done = 300, Counter[str]()
+
+    def counted(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def call(*words: Any) -> Any:  # noqa: ANN401 - as what it stands for
+            done[name] += 1
+            return original(*words)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(decode, "_rows_of")
+    counted(fetched, "headers_of")
+    ahead_ms = int(time.time() * 1000) + 86_400_000
+    world, inputs = World(cluster, seed=5), Inputs(cluster)
+    value = message_of([row(f"p{number}", ahead_ms) for number in range(rows)])
+    inputs.producer.produce(cluster.topic_prefix + topics.OUTPUTS, value, b"p0", 1, headers=[("h", b"1")])
+    assert inputs.producer.flush(WAIT_S) == 0
+    begin()
+    assert [letter.row for letter in letters(world, rows)] == list(range(rows))
+    assert done == {"_rows_of": 1, "headers_of": 1}
+
+
+def test_however_few_rows_are_held_at_once_the_oracle_says_the_same(
+    cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "MOST_ROWS_AT_ONCE", 30)
+    world = World(cluster, seed=11)
+    world.write(600)
+    begin()
+    world.tell(LATER_MS)
+    world.check()
+
+
 def test_a_foreign_partitioner_is_counted(cluster: KafkaSettings, begin: Callable[..., Worker]) -> None:
     Inputs(cluster).write(topics.OUTPUTS, [row(f"p{number}") for number in range(200)], partition=1)
     worker = begin()
@@ -317,6 +359,25 @@ def test_behind_a_transaction_the_end_is_reached_all_the_same(
     own = topics.partition_of_id("p1", 4)
     worker.until(lambda: worker.hot_path.status.partitions.get(own, {}).get("closed_expired") == 1)
     assert worker.hot_path.counts["looked_past"] >= 1
+
+
+def test_a_gap_of_the_log_is_stepped_over_however_much_lies_behind_it(
+    cluster: KafkaSettings, begin: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  p1, mark | position: the mark | p2 p3 p4, each a piece of its own
+    monkeypatch.setattr(hot_path, "QUIET_S", 1_000.0)
+    monkeypatch.setattr(hot_path, "CHECKED", {})  # this cluster writes its marks without a sum
+    monkeypatch.setattr(hot_path, "PIECE_BYTES", 1)
+    inputs = Inputs(cluster, **{"transactional.id": "t"})
+    inputs.producer.init_transactions(WAIT_S)
+    for names in (("p1",), ("p2", "p3", "p4")):
+        inputs.producer.begin_transaction()
+        inputs.write(topics.OUTPUTS, [row(name) for name in names], 2)
+        inputs.producer.commit_transaction(WAIT_S)
+        worker = begin()
+        worker.until(lambda: worker.hot_path.counts["rows_model-outputs"] == len(names))  # noqa: B023
+        worker.stop()
+    assert worker.hot_path.counts["gaps_asked_again"] == 1
 
 
 def test_a_disk_that_takes_nothing_stops_the_reading_and_not_the_worker(

@@ -38,7 +38,7 @@ NUMBERS = (
     "0", "-0", "1", "-1", "7", "0.5", "1.0", "1.25", "-0.0", "1e0", "1E-7", "2e+3", "0.30000000000000004", "123456789012",
     "9007199254740993", "123456789012345678", "1234567890123456789", "123456789012345678901", "2.2250738585072014e-308",
     "5e-324", "1.7976931348623157e308", "1e400", "-1e400", "3.4028234663852886e38", "3.5e38", "0.000000000000000001234567",
-    "0.00012345678901234567", "12345678901234567890.5", "01", "1.", ".5", "-", "+1", "1e", "1e+", "1e99999", "NaN", "Infinity",
+    "0.00012345678901234567", "12345678901234567890.5", "0.18446744073709551616", "18446744073709551616.0", "01", "1.", ".5", "-", "+1", "1e", "1e+", "1e99999", "NaN", "Infinity",
     "253402300799999", "253402300800000", "0x10", "1_0",
 )  # fmt: skip
 TEXTS = (
@@ -114,6 +114,22 @@ def alike(edge: Edge[Any], values: Sequence[bytes | None]) -> None:
     assert contents(there.batch) == contents(here.batch)
     assert there.dead == here.dead
     assert there.cut_texts == here.cut_texts
+
+
+@pytest.mark.parametrize("digits", ["0.18446744073709551616", "0.36893488147419103232", "0.018446744073709551616"])
+def test_digits_that_64_bits_do_not_hold_are_not_taken_for_others(digits: str) -> None:
+    value = bytes_of(GOOD | {"score": "?"}).replace(b'"?"', digits.encode())
+    alike(OutputEdge(MODELS, partitions=4), [value])
+
+
+def test_of_long_columns_that_are_refused_nothing_is_left_behind() -> None:
+    edge = OutputEdge(MODELS, partitions=4)
+    long = bytes_of({"rows": 9, "columns": {"score": [0.5] * 5_000, "made_at_ms": [1] * 5_000}})
+    longest = bytes_of({"rows": 1, "columns": {"made_at_ms": [1] * 200_000}})
+    bare = {name: GOOD[name] for name in ("prediction_id", "model", "made_at_ms", "prediction")}
+    alike(edge, [long, bytes_of(bare), longest, b"?", table([bare] * 9), bytes_of(bare)])
+    assert edge._scanner is not None  # noqa: SLF001
+    assert edge._scanner._rows <= 2 * 65_536, "no message has more rows, and none makes room for more"  # noqa: SLF001
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
