@@ -16,7 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = (Path("streams/runtime/plain.c"), Path("streams/runtime/fetched.c"))
 LIBRARY = SOURCES[0].with_name("_plain.so")
-FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared")
 COMPILERS = ("cc", "gcc", "clang")
 
 

@@ -112,7 +112,13 @@ _BY_TOPIC: Mapping[str, Callable[[Mapping[str, Model], int], OutputEdge | LabelE
     LABELS: LabelEdge,
 }
 
+_Bounds = tuple[int, int]
+
 log = logging.getLogger("tocsin.join")
+
+
+class _BrokenOffError(Exception):
+    """The worker was told to stop while the brokers were away; nothing is lost, the next one reads it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -601,7 +607,7 @@ class HotPath:
         consumer.incremental_unassign([TopicPartition(topic, partition)])
         consumer.incremental_assign([TopicPartition(topic, partition, max(at, low))])
 
-    def _begin(self, one: _Owned, bounds: Mapping[str, "_Bounds | None"], topic_ids: Mapping[str, str]) -> None:
+    def _begin(self, one: _Owned, bounds: Mapping[str, _Bounds | None], topic_ids: Mapping[str, str]) -> None:
         """Go on from the state that counts; `bounds` says where the logs begin and end, `topic_ids` which they are."""
         settings, began_s = self.settings, time.monotonic()
         kept: Kept = one.claim.kept()
@@ -647,7 +653,7 @@ class HotPath:
             (time.monotonic() - began_s) * 1000,
         )
 
-    def _start(self, join: Join, topic: str, partition: int, bounds: "_Bounds") -> int:
+    def _start(self, join: Join, topic: str, partition: int, bounds: _Bounds) -> int:
         """Say where to read on; what retention took away before that is counted, never skipped in silence."""
         low, high = bounds
         position = join.positions.get(topic)
@@ -688,7 +694,7 @@ class HotPath:
         self._answered()
         return found
 
-    def _bounds(self, topic: str, partition: int) -> "_Bounds | None":
+    def _bounds(self, topic: str, partition: int) -> _Bounds | None:
         """First and next offset of a log, as the brokers say it now; None when they do not.
 
         Asked on a connection of its own: behind a consumer's fetch that waits for records, the question would wait too.
@@ -924,7 +930,7 @@ class HotPath:
         self.counts[f"rows_{topic}"] += decoded.batch.dead
         self._refuse([letter])
 
-    def _unreadable(self, topic: str, partition: int, at: int) -> "_Bounds | None":
+    def _unreadable(self, topic: str, partition: int, at: int) -> _Bounds | None:
         """Say from where to where the batch reaches that stands in the way at `at`; None when it can be read."""
         bounds = self._bounds(topic, partition)
         if bounds is None:
@@ -968,9 +974,8 @@ class HotPath:
         elif self._probe is None and self._is_due("probe", PROBE_EVERY_S if self._idle else BUSY_PROBE_EVERY_S):
             places = [(topic, one.partition) for one in self._working() for topic in _BY_TOPIC]
             if places or self._is_due("answer", BUSY_PROBE_EVERY_S):
-                places = places or [
-                    (OUTPUTS, 0)
-                ]  # whoever owns nothing asks all the same whether the brokers are there
+                # whoever owns nothing asks all the same whether the brokers are there
+                places = places or [(OUTPUTS, 0)]
                 asked = self._admin.list_offsets(
                     {TopicPartition(self._full(topic), partition): OffsetSpec.latest() for topic, partition in places},
                     request_timeout=self._kafka.request_wait_ms / 1000,
@@ -1179,13 +1184,6 @@ class HotPath:
         place = TopicPartition(self._full(topics.CHANGELOG), one.partition)
         low, high = self._changelog.get_watermark_offsets(place, cached=True) or (0, 0)
         return min(max(one.claim.read_to - low, 0) / (high - low), 1.0) if high > low else 0.0
-
-
-_Bounds = tuple[int, int]
-
-
-class _BrokenOffError(Exception):
-    """The worker was told to stop while the brokers were away; nothing is lost, the next one reads it again."""
 
 
 def _pieces(size: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:

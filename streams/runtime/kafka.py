@@ -16,7 +16,7 @@ two fills; at 0 the client's thread spins."""
 QUEUED_MESSAGES = 100_000
 """Messages a partition that may wait in the client."""
 QUEUED_KBYTES = 65_536
-"""What may wait in one consumer, in KiB: the hard bound of its prefetch."""
+"""What may wait in one consumer, in KiB: the hard bound of its prefetch, but where `fetched` takes it from partitions."""
 LINGER_MS = 5
 PRODUCER_MESSAGES = 100_000
 """Messages that may wait in a producer; then it refuses with `BufferError`."""

@@ -293,3 +293,9 @@ print(found)
 
 def test_there_is_a_library_where_there_is_a_compiler() -> None:
     assert library() is not None
+
+
+def test_the_compiler_has_nothing_to_say_of_it(tmp_path: Path) -> None:
+    sources = [ROOT / "streams" / "runtime" / name for name in ("plain.c", "fetched.c")]
+    words = ["-std=c11", "-O3", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["/usr/bin/env", "gcc", *words, "-o", tmp_path / "_plain.so", *sources, "-lm"], check=True)
