@@ -37,7 +37,7 @@ from streams.runtime import kafka, topics
 from streams.runtime.sending import send_all
 from streams.runtime.wiring import table_changelogs
 from tests.benchmarks.deployment import ROOT
-from tests.benchmarks.figures import Bench, Figure, Measured, UnfitError
+from tests.benchmarks.figures import Bench, Figure, Measured, UnfitError, the_one
 from tests.chaos.receiver import Endpoint
 from tests.integration.worker_process import Worker
 
@@ -54,6 +54,9 @@ HISTORY = 1_000
 WARM_UP_S = 5.0
 PAGE_WAIT_S = 60.0
 SECRET = "whsec_YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gt"  # noqa: S105 -- nobody else has one
+
+Page = tuple[str, ...]
+"""What a page says: model, type, severity, purpose, mode, target, title."""
 
 SETTINGS = """
 [join]
@@ -90,14 +93,16 @@ def notification(bench: Bench) -> Measured:
     """Measure; each run is a deployment of its own, for an incident that is open pages nobody again."""
     names = [f"m{number:03}" for number in range(SMALL_MODELS if bench.small else MODELS)]
     taken: list[list[float]] = []
+    hashes = set()
     for run in range(bench.runs):
         folder = bench.folder / f"notification-{run}"
         folder.mkdir(parents=True)
-        taken.append(_run(bench, folder, names, seed=run))
+        seconds, pages = _run(bench, folder, names, seed=run)
+        taken.append(seconds)
+        hashes.add(blake2b(orjson.dumps(sorted(pages)), digest_size=6).hexdigest())
         bench.say(
             f"notification: run {run + 1} of {bench.runs}: p50 {median(taken[-1]):.2f} s, p99 {_p99(taken[-1]):.2f} s"
         )
-    digest = blake2b(" ".join(names).encode(), digest_size=6).hexdigest()
     return Measured(
         figures=[
             Figure(
@@ -109,7 +114,7 @@ def notification(bench: Bench) -> Measured:
                 note=f"{len(names)} incidents a run; all stages in one worker",
             )
         ],
-        results={"notification": digest},
+        results={"notification": the_one(hashes, "notification")},
     )
 
 
@@ -117,8 +122,8 @@ def _p99(seconds: Sequence[float]) -> float:
     return float(np.quantile(seconds, 0.99, method="higher"))
 
 
-def _run(bench: Bench, folder: Path, names: Sequence[str], seed: int) -> list[float]:
-    """Let misfortunes happen; return how long each took to be told."""
+def _run(bench: Bench, folder: Path, names: Sequence[str], seed: int) -> tuple[list[float], list[Page]]:
+    """Let misfortunes happen; return how long each took to be told, and the pages that told it."""
     options = ["--config", str(folder / "tocsin.toml"), "--broker", bench.broker()]
     options += ["--topic-prefix", f"bench-{uuid.uuid4().hex[:8]}."]
     with _Receiver() as receiver:
@@ -137,7 +142,7 @@ def _run(bench: Bench, folder: Path, names: Sequence[str], seed: int) -> list[fl
     unasked = set(receiver.told_s) - set(names)
     if unasked:
         raise UnfitError(f"somebody was paged about {sorted(unasked)}")
-    return [receiver.told_s[name] - began_s[name] for name in names]
+    return [receiver.told_s[name] - began_s[name] for name in names], list(receiver.pages.values())
 
 
 def _until_told(receiver: "_Receiver", worker: Worker, names: Sequence[str]) -> None:
@@ -274,11 +279,22 @@ class _Receiver(Endpoint):
 
     def __init__(self) -> None:
         self.told_s: dict[str, float] = {}
+        self.pages: dict[str, Page] = {}
+        """By their own names: what comes again is the same."""
 
-    def take(self, name: str, body: bytes) -> int:  # noqa: ARG002 -- each model is paged about once
+    def take(self, name: str, body: bytes) -> int:
         """Take a message."""
         now_s = time.monotonic()
         message = json.loads(body)
-        if message["type"] == "incident.page" and message["data"]["severity"] == "SEV-1":
-            self.told_s.setdefault(message["data"]["model"], now_s)
+        if message["type"] == "incident.page":
+            self.pages[name] = _page(message)
+            if message["data"]["severity"] == "SEV-1":
+                self.told_s.setdefault(message["data"]["model"], now_s)
         return 204
+
+
+def _page(message: dict[str, Any]) -> Page:
+    """Leave of a page what does not follow from its moment, as its incident's name does."""
+    data = message["data"]
+    said = data["model"], message["type"], data["severity"], data["purpose"], data["mode"], data["target"]
+    return (*said, data["title"].replace(data["display_id"], ""))
