@@ -54,7 +54,8 @@ max_lanes_per_model = {lanes}
 
 [join]
 {join}
-
+"""
+MODEL = """
 [models.{model}]
 kind = "classification"
 threshold = 0.5
@@ -111,10 +112,11 @@ class Deployment:
         self._write(self.join)
         faults = topics.create(kafka.admin(self.cluster), self.cluster, table_changelogs(self.settings))
         assert faults == [], "\n".join(map(str, faults))
-        model = self.settings.models[workload.MODEL]
         lanes = self.settings.detect.max_lanes_per_model
-        healthy = baseline(self.workload, model, tick_ms=self.settings.join.tick_ms, max_lanes=lanes)
-        send_all(self.cluster, [topics.route(part, self.cluster.output_partitions) for part in healthy.split()])
+        for name in self.workload.model_names:
+            model = self.settings.models[name]
+            healthy = baseline(self.workload, model, tick_ms=self.settings.join.tick_ms, max_lanes=lanes)
+            send_all(self.cluster, [topics.route(part, self.cluster.output_partitions) for part in healthy.split()])
         self.load(self.workload)
 
     def load(self, more: Workload) -> None:
@@ -125,15 +127,14 @@ class Deployment:
     def _write(self, join: Mapping[str, str | int]) -> None:
         numeric, categorical = self.workload.names
         features = dict.fromkeys(numeric, "numeric") | dict.fromkeys(categorical, "categorical")
-        self._file.write_text(
-            SETTINGS.format(
-                partitions=self.partitions,
-                lanes=max(LANES_BY_DEFAULT, 2 + 2 * self.workload.lanes),
-                join="\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in join.items()),
-                model=workload.MODEL,
-                features=", ".join(f'{name} = "{kind}"' for name, kind in features.items()),
-            )
+        declared = ", ".join(f'{name} = "{kind}"' for name, kind in features.items())
+        settings = SETTINGS.format(
+            partitions=self.partitions,
+            lanes=max(LANES_BY_DEFAULT, 2 + 2 * self.workload.lanes),
+            join="\n".join(f"{name} = {orjson.dumps(value).decode()}" for name, value in join.items()),
         )
+        models = [MODEL.format(model=name, features=declared) for name in self.workload.model_names]
+        self._file.write_text(settings + "".join(models))
 
     @property
     def _file(self) -> Path:

@@ -16,7 +16,6 @@ import orjson
 from confluent_kafka import Producer
 
 from config.settings import KafkaSettings
-from schemas.model import Model
 from streams.runtime import kafka
 from streams.runtime.topics import OUTPUTS
 
@@ -54,7 +53,9 @@ class Workload:
     features
         How many of the 20 an output has: 16 numbers, then 4 names; beyond 20, further numbers.
     lanes
-        Values of the segment.
+        Values of the segment, of each model.
+    models
+        How many, to which outputs go by chance.
     label_delay_ms
         The longest.
     labels_one_in
@@ -68,6 +69,7 @@ class Workload:
     outputs: int
     features: int = 0
     lanes: int = len(REGIONS)
+    models: int = 1
     label_delay_ms: int = 50_000
     labels_one_in: int = 1
     first: int = 0
@@ -79,14 +81,10 @@ class Workload:
         further = tuple(f"amount_of_{number:02}" for number in range(len(NUMERIC), self.features - len(CATEGORICAL)))
         return (*NUMERIC[: self.features], *further), CATEGORICAL[: max(self.features - len(NUMERIC), 0)]
 
-    def model(self, label_wait_ms: int) -> Model:
-        """Return the model as a deployment declares it."""
-        numeric, categorical = self.names
-        return Model(
-            name=MODEL, kind="classification", threshold=0.5, sla_accuracy=0.9, segments=("region",),
-            features={**dict.fromkeys(numeric, "numeric"), **dict.fromkeys(categorical, "categorical")},
-            required=(), label_wait_ms=label_wait_ms, tier="standard",
-        )  # fmt: skip
+    @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return (MODEL, *(f"{MODEL}-{number}" for number in range(2, self.models + 1)))
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -130,18 +128,19 @@ class Workload:
     def texts(self, topic: Topic, numbers: Ints, at_ms: Ints) -> list[bytes]:
         """Return the JSON of each row."""
         if topic != OUTPUTS:
-            line = f'{{"prediction_id":"%s","model":"{MODEL}","labelled_at_ms":%d,"label":"%d"}}'
-            texts = zip(_ids(numbers), at_ms.tolist(), truths(numbers).tolist(), strict=True)
+            line = '{"prediction_id":"%s","model":"%s","labelled_at_ms":%d,"label":"%d"}'
+            texts = zip(_ids(numbers), self._model(numbers), at_ms.tolist(), truths(numbers).tolist(), strict=True)
             return [(line % row).encode() for row in texts]
         columns: list[Sequence[object]] = [
             _ids(numbers),
+            self._model(numbers),
             at_ms.tolist(),
             answers(numbers).tolist(),
             scores(numbers).tolist(),
             self._region(numbers),
         ]
         line = (
-            f'{{"prediction_id":"%s","model":"{MODEL}","version":"{VERSION}","made_at_ms":%d,"prediction":"%d",'
+            f'{{"prediction_id":"%s","model":"%s","version":"{VERSION}","made_at_ms":%d,"prediction":"%d",'
             f'"score":0.%06d,"latency_ms":{LATENCY_MS},"segments":{{"region":"%s"}}'
         )
         if self.features:
@@ -158,7 +157,7 @@ class Workload:
     def tables(self, topic: Topic, numbers: Ints, at_ms: Ints) -> list[tuple[str, bytes]]:
         """Put rows of one partition into messages of columns, each with its key: the same values as in `texts`."""
         ids, many = _ids(numbers), self.rows_a_message
-        columns: dict[str, list[Any]] = {"prediction_id": ids, "model": [MODEL] * len(ids)}
+        columns: dict[str, list[Any]] = {"prediction_id": ids, "model": self._model(numbers)}
         if topic == OUTPUTS:
             columns["version"] = [VERSION] * len(ids)
             columns["made_at_ms"] = at_ms.tolist()
@@ -182,6 +181,12 @@ class Workload:
     def region_codes(self, numbers: Ints) -> npt.NDArray[np.int32]:
         """Return which value of the segment each output has."""
         return (_mixed(numbers, 6) % np.uint64(self.lanes)).astype(np.int32)
+
+    def _model(self, numbers: Ints) -> list[str]:
+        names = self.model_names
+        if self.models == 1:
+            return [*names] * len(numbers)
+        return [names[at] for at in (_mixed(numbers, 9) % np.uint64(self.models)).tolist()]
 
     def _region(self, numbers: Ints) -> list[str]:
         regions = self.regions
