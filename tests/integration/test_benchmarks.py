@@ -4,11 +4,15 @@ import json
 import math
 import subprocess
 import sys
+from collections import ChainMap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.benchmarks import run
+from tests.benchmarks import curves, run
+from tests.benchmarks.curves import CURVES
 from tests.benchmarks.run import MEASUREMENTS, Measurement
 
 pytestmark = pytest.mark.kafka
@@ -24,17 +28,41 @@ RESULTS = {
     "notification": "68afa5018a10",
 }
 """Hashes of what the small form gives: the same rows in other messages give the same sums."""
+OF_CURVES = {
+    "pending": "e41ac7c8450e",
+    "lanes": "502e66ed6848",
+    "features": "3abad22db7ee",
+    "partitions": "cef9870ad7c2",
+    "label_delay": "5ffbc044d80a",
+}
+"""Hashes of the sums of each curve's last point, in small."""
+
+
+def written(file: str, kafka: str, out: Path, *words: str) -> dict[str, Any]:
+    """Run the small form once, and return what it wrote."""
+    command = [sys.executable, file, "--small", "--runs", "1", "--broker", kafka, "--out", str(out), *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrote: dict[str, Any] = json.loads(out.read_text())
+    return wrote
 
 
 @pytest.fixture(scope="module")
 def found(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run all of them once, and return what they wrote into their file."""
-    out = tmp_path_factory.mktemp("bench") / "bench.json"
-    command = [sys.executable, run.__file__, "--small", "--runs", "1", "--broker", kafka, "--out", str(out)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=WAIT_S)
-    assert done.returncode == 0, done.stdout + done.stderr
-    written: dict[str, Any] = json.loads(out.read_text())
-    return written
+    """Measure all figures."""
+    return written(run.__file__, kafka, tmp_path_factory.mktemp("bench") / "bench.json")
+
+
+@pytest.fixture(scope="module")
+def grown(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Measure all curves, beside one another, for they mostly wait."""
+    folder = tmp_path_factory.mktemp("curves")
+
+    def one(name: str) -> dict[str, Any]:
+        return written(curves.__file__, kafka, folder / f"{name}.json", "--only", name)
+
+    with ThreadPoolExecutor(len(CURVES)) as pool:
+        return dict(ChainMap(*pool.map(one, CURVES)))
 
 
 @pytest.mark.parametrize("one", [one for one in MEASUREMENTS if one.is_small], ids=lambda one: one.name)
@@ -44,3 +72,11 @@ def test_a_benchmark_gives_the_results_it_always_gave(found: dict[str, Any], one
         "of so few rows no size or time means anything"
     )
     assert found["results"][one.name] == RESULTS[one.name]
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_point_of_a_curve_gives_the_sums_it_always_gave(grown: dict[str, Any], name: str) -> None:
+    [point] = grown[name]["points"]
+    assert point["at"] == max(CURVES[name].points)
+    assert [len(point[by]) for by in ("rows_per_s", "by_thread_cpu")] == [1, 1]
+    assert point["results"] == OF_CURVES[name]
