@@ -1,6 +1,6 @@
 """What is a figure of a benchmark? The median of some runs beside their spread, and what it is held against."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -39,7 +39,8 @@ class Figure:
     target
         `("≥", 0.55)`: what its median is held against; None where it is only reported.
     beside
-        What stands beside it, by name, for each run: the same share by processor time, bytes on disk.
+        What stands beside it, by name, for each run: the same share by processor time, bytes on disk. A name that ends
+        in `_ms` is said with that unit.
     note
         What a reader has to know.
 
@@ -98,6 +99,29 @@ def shown(value: float) -> str:
     ('1,234,568', '45.7', '0.612')
     """
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def spread(runs: Sequence[float]) -> str:
+    """Say between what runs lie; one run has no spread.
+
+    >>> spread([45.67, 43.2, 44]), spread([45.67])
+    ('43.2 to 45.7', 'one run')
+    """
+    return f"{shown(min(runs))} to {shown(max(runs))}" if len(runs) > 1 else "one run"
+
+
+def beside(record: Mapping[str, Any]) -> str:
+    """Say what stands beside a figure, from its record.
+
+    >>> beside({"by_cpu": {"median": 72.62}, "with_a_snapshot_ms": {"median": 240.3}})
+    'by cpu 72.6, with a snapshot 240 ms'
+    """
+    said = []
+    for name, of in record.items():
+        words = name.removesuffix("_ms")
+        unit = "" if words == name else " ms"
+        said.append(f"{words.replace('_', ' ')} {shown(of['median'])}{unit}")
+    return ", ".join(said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

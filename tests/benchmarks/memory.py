@@ -59,9 +59,10 @@ def pending(bench: Bench) -> Measured:
                 target=("≤", 30.0),
                 beside={
                     "of_which_rows": [_a_row(one, one.noted.counters["resident_bytes"]) for one in held],
+                    "mapped_files": [_a_row(one, one.noted.memory.files - one.noted.empty.files) for one in held],
                     "restored": [_a_row(one, _own(one)) for one in restored],
                 },
-                note="what the process holds of its own, beyond what it held with nothing; files are mapped and not in it",
+                note="anonymous memory beyond what the process held with nothing; mapped files are not in it",
             ),
             Figure(
                 name="disk_bytes_per_output",
@@ -86,7 +87,7 @@ def pending(bench: Bench) -> Measured:
 
 
 def flat(bench: Bench) -> Measured:
-    """Measure memory at a tenth of the rows, and at the end."""
+    """Measure anonymous memory at a tenth of the rows, and at the end."""
     workload, settings = FLAT, FLAT_WAITS
     if bench.small:
         workload = replace(FLAT, outputs=SMALL_OUTPUTS, label_delay_ms=SMALL_DELAY_MS)
@@ -115,7 +116,7 @@ def flat(bench: Bench) -> Measured:
                 unit="",
                 target=("≤", 1.1),
                 beside={"MiB_in_the_end": own},
-                note="medians over 10 to 20 % of the rows and over the last 10 %",
+                note="anonymous memory: medians over 10 to 20 % of the rows and over the last 10 %",
             )
         ],
         results={"flat": the_one(hashes, "flat")},

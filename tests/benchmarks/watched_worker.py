@@ -57,7 +57,16 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory of a process in bytes: its own, and that of mapped files, which the system takes back when it needs it."""
+    """Memory of a process in bytes.
+
+    Parameters
+    ----------
+    own
+        Anonymous memory: pages of no file.
+    files
+        Pages of mapped files that were touched, its libraries among them; the system takes them back when it needs
+        room. A file that lies in memory itself (tmpfs) counts too.
+    """
 
     own: int
     files: int
@@ -66,8 +75,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     def now(cls) -> "Memory":
         """Ask the system."""
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        own, files = (1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile"))
-        return cls(own=own, files=files)
+        own, files, shared = (1024 * int(lines[name].split()[0]) for name in ("RssAnon", "RssFile", "RssShmem"))
+        return cls(own=own, files=files + shared)
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
