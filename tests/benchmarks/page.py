@@ -8,12 +8,13 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.figures import shown
+from tests.benchmarks.figures import beside, shown, spread
 from tests.benchmarks.markdown import markdown
 from tests.benchmarks.plan import plan
 from tests.benchmarks.run import MEASUREMENTS
@@ -26,9 +27,9 @@ IN_SHORT: Mapping[str, tuple[str, ...]] = {
     "the same, 20 features a row": ("join_wide_rows_per_s", "join_wide_share"),
     "the same, 100 rows a message": ("join_batched_rows_per_s",),
     "beside the same job written for Faust, for Quix Streams": ("join_times_faust", "join_times_quix"),
-    "an output that waits for its label, of ten million": ("pending_bytes_per_output",),
+    "anonymous memory of an output that waits for its label, of ten million": ("pending_bytes_per_output",),
     "ten million of them restored into an empty folder": ("restore_10m_s",),
-    "memory after ten times as many rows": ("rss_flat_ratio",),
+    "anonymous memory after ten times as many rows": ("rss_flat_ratio",),
     "one tick of detectors over 10,000 lanes": ("detect_tick_10k_lanes_ms",),
     "from an event to the webhook, 99 of 100": ("event_to_notification_p99_s",),
 }
@@ -41,6 +42,14 @@ ALSO: Mapping[str, str] = {
     "rss_flat_ratio": "times",
 }
 """What a figure without a unit is."""
+BESIDE: Mapping[str, tuple[str, str]] = {
+    "pending_bytes_per_output": ("mapped_files", "B of mapped files"),
+    "restore_10m_s": ("from_process_start", "s from the start of the process"),
+    "detect_tick_10k_lanes_ms": ("with_a_snapshot_ms", "ms with a snapshot"),
+}
+"""What a figure leaves out, and the README says too, where it was measured."""
+NOT_COMMITTED = "-dirty"
+"""How git marks a commit that is not quite what was measured."""
 SIZE_INCHES = 6.4, 3.0
 
 
@@ -71,15 +80,14 @@ def figures(found: Mapping[str, Any]) -> str:
     for name in (name for one in MEASUREMENTS for name in one.figures if name in found):
         one = found[name]
         unit = f" {one['unit']}" if one["unit"] else ""
-        beside = ", ".join(f"{what.replace('_', ' ')} {shown(of['median'])}" for what, of in one["beside"].items())
         target = one["target"] or ""
         lines.append(
             [
                 f"`{name}`",
                 f"**{shown(one['median'])}{unit}**",
-                " to ".join(map(shown, one["spread"])),
+                spread(one["runs"]),
                 target if one["met"] is not False else f"{target}, **missed**",
-                beside,
+                beside(one["beside"]),
             ]
         )
     return markdown(["figure", "median", "spread", "target", "beside it"], lines)
@@ -90,7 +98,9 @@ def in_short(found: Mapping[str, Any]) -> str:
     lines = []
     for what, names in IN_SHORT.items():
         some = [(name, found[name]) for name in names if name in found]
-        said = ", ".join(f"**{shown(one['median'])}** {one['unit'] or ALSO[name]}" for name, one in some)
+        said = ", ".join(
+            f"**{shown(one['median'])}** {one['unit'] or ALSO[name]}{_left_out(name, one)}" for name, one in some
+        )
         targets = ", ".join(
             one["target"] if one["met"] else f"{one['target']}, **missed**" for _, one in some if one["target"]
         )
@@ -98,8 +108,13 @@ def in_short(found: Mapping[str, Any]) -> str:
     return markdown(["", "measured", "aim"], lines)
 
 
+def _left_out(name: str, one: Mapping[str, Any]) -> str:
+    what, words = BESIDE.get(name, ("", ""))
+    return f" ({shown(one['beside'][what]['median'])} {words})" if what in one["beside"] else ""
+
+
 def measured_on(found: Mapping[str, Any]) -> str:
-    """Say on what machines, and when."""
+    """Say on what machines, when, and of which code."""
     said: dict[str, list[Mapping[str, Any]]] = {}
     for one in found.values():
         at = one["machine"]
@@ -115,7 +130,30 @@ def measured_on(found: Mapping[str, Any]) -> str:
 def _one_machine(machine: str, some: Sequence[Mapping[str, Any]]) -> str:
     days = ", ".join(sorted({one["at"][:10] for one in some}))
     loads = [one["load_before"] for one in some]
-    return f"Measured on {days}: {machine}. Load when a measurement began: {min(loads):.1f} to {max(loads):.1f}."
+    commits = _commits(one["machine"] for one in sorted(some, key=lambda one: str(one["at"])))
+    code = f" Code of {', '.join(commits)}." if commits else ""
+    return f"Measured on {days}: {machine}.{code} Load when a measurement began: {min(loads):.1f} to {max(loads):.1f}."
+
+
+def _commits(machines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name each commit that is known, once."""
+    known = dict.fromkeys(at["commit"] for at in machines if at.get("commit"))
+    return [
+        f"`{commit.removesuffix(NOT_COMMITTED)}`{' with changes' if commit.endswith(NOT_COMMITTED) else ''}"
+        for commit in known
+    ]
+
+
+def code_of_curves(curves: Mapping[str, Any]) -> str:
+    """Say of which code curves are, and of which code which, where that is not the same; nothing where it is not known."""
+    by_commit: dict[str, list[str]] = {}
+    for name, curve in curves.items():
+        for commit in _commits([curve["machine"]]):
+            by_commit.setdefault(commit, []).append(name.replace("_", " "))
+    said = [
+        commit if len(names) == len(curves) else f"{commit} ({', '.join(names)})" for commit, names in by_commit.items()
+    ]
+    return f"Code of {', '.join(said)}." if said else ""
 
 
 def curve_table(curve: Mapping[str, Any]) -> str:
@@ -124,7 +162,7 @@ def curve_table(curve: Mapping[str, Any]) -> str:
         [
             f"{point['at']:,}",
             shown(median(point["rows_per_s"])),
-            " to ".join(map(shown, (min(point["rows_per_s"]), max(point["rows_per_s"])))),
+            spread(point["rows_per_s"]),
             shown(median(point["by_thread_cpu"])),
         ]
         for point in curve["points"]
@@ -133,19 +171,27 @@ def curve_table(curve: Mapping[str, Any]) -> str:
 
 
 def draw(name: str, curve: Mapping[str, Any], to: Path) -> None:
-    """Draw a curve: rows a second by the wall with their spread, and by processor time of the thread."""
+    """Draw a curve: rows a second by the wall with the spread of what was run more than once, and by the thread's CPU."""
     import matplotlib as mpl  # noqa: PLC0415 -- of the group `bench`, and only drawing needs it
     from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
 
     points = curve["points"]
     at = [point["at"] for point in points]
     wall = [median(point["rows_per_s"]) for point in points]
-    below = [middle - min(point["rows_per_s"]) for middle, point in zip(wall, points, strict=True)]
-    above = [max(point["rows_per_s"]) - middle for middle, point in zip(wall, points, strict=True)]
+    again = [len(point["rows_per_s"]) > 1 for point in points]
+    below = [
+        middle - min(point["rows_per_s"]) if more else nan
+        for middle, point, more in zip(wall, points, again, strict=True)
+    ]
+    above = [
+        max(point["rows_per_s"]) - middle if more else nan
+        for middle, point, more in zip(wall, points, again, strict=True)
+    ]
+    bars = [below, above] if any(again) else None
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
         canvas = Canvas(figsize=SIZE_INCHES, layout="constrained")
         axes = canvas.add_subplot()
-        axes.errorbar(at, wall, yerr=[below, above], marker="o", capsize=3, label="by the wall")
+        axes.errorbar(at, wall, yerr=bars, marker="o", capsize=3, label="by the wall")
         axes.plot(at, [median(point["by_thread_cpu"]) for point in points], marker="s", ls="--", label="by thread CPU")
         axes.set_xscale("log" if min(at) > 0 else "linear")
         axes.set_xticks(at, [f"{value:,}" for value in at])
@@ -180,7 +226,9 @@ def main() -> int:
         }
         options.readme.write_text(filled(options.readme.read_text(), {"speed": in_short(found)}))
     if options.curves.exists():
-        for name, curve in json.loads(options.curves.read_text()).items():
+        curves = json.loads(options.curves.read_text())
+        parts["curves"] = lambda: code_of_curves(curves)
+        for name, curve in curves.items():
             draw(name, curve, options.page.with_suffix("") / f"{name}.svg")
             parts[name] = lambda curve=curve: curve_table(curve)  # type: ignore[misc]
     options.page.write_text(filled(page, {name: part() for name, part in parts.items()}))

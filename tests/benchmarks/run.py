@@ -24,7 +24,7 @@ from typing import Any
 from streams.runtime import plain
 from tests.benchmarks import detect_tick, memory, notification, throughput, times
 from tests.benchmarks.deployment import ROOT, a_broker
-from tests.benchmarks.figures import Bench, Measured, UnfitError, shown
+from tests.benchmarks.figures import Bench, Measured, UnfitError, beside, shown, spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607 - whichever git there is, or none
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607 - whichever git there is, or none
         check=False,
         capture_output=True,
         text=True,
@@ -162,10 +162,10 @@ def table(found: dict[str, Any]) -> str:
             (
                 name,
                 shown(figure["median"]) + unit,
-                " to ".join(map(shown, figure["spread"])),
+                spread(figure["runs"]),
                 figure["target"] or "reported",
                 {True: "met", False: "missed", None: ""}[figure["met"]],
-                ", ".join(f"{beside} {shown(value['median'])}" for beside, value in figure["beside"].items()),
+                beside(figure["beside"]),
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

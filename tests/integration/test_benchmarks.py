@@ -13,6 +13,7 @@ import pytest
 
 from tests.benchmarks import curves, run
 from tests.benchmarks.curves import CURVES
+from tests.benchmarks.page import BESIDE
 from tests.benchmarks.run import MEASUREMENTS, Measurement
 
 pytestmark = pytest.mark.kafka
@@ -72,6 +73,12 @@ def test_a_benchmark_gives_the_results_it_always_gave(found: dict[str, Any], one
         "of so few rows no size or time means anything"
     )
     assert found["results"][one.name] == RESULTS[one.name]
+
+
+@pytest.mark.parametrize(("name", "what"), [(name, what) for name, (what, _) in BESIDE.items()])
+def test_what_a_figure_leaves_out_is_measured_beside_it(found: dict[str, Any], name: str, what: str) -> None:
+    [value] = found["figures"][name]["beside"][what]["runs"]
+    assert math.isfinite(value)
 
 
 @pytest.mark.parametrize("name", CURVES)
