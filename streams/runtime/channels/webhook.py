@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
@@ -38,9 +38,11 @@ MOST_KEY_BYTES = 64
 _USUAL_NAME = re.compile(r"_?[A-Z][A-Z0-9]{0,19}(_[A-Z0-9]{1,20}){0,9}")
 """Of a variable of the environment; a key in base64 or hexadecimal digits is none."""
 LEAST_SECRET_PATH_BYTES = 8
+"""A shorter path holds no secret, and its letters may stand anywhere."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """In which an IPv4 address is written as one of IPv6 (RFC 6052)."""
-"""A shorter path holds no secret, and its letters may stand anywhere."""
+UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All that was ever given out of IPv6's open network; outside stand local addresses, and other ways to write those of IPv4."""
 
 
 class Endpoint(ChannelSettings, frozen=True, kw_only=True):
@@ -97,11 +99,13 @@ class WebhookChannel:
         self._settings = settings
         self._signers = {name: Webhook(secrets[name]) for name in settings.endpoints}
         self._secrets = {name: _secret_parts(one.url, secrets[name]) for name, one in settings.endpoints.items()}
-        self._client = httpx.AsyncClient(
-            follow_redirects=False,
-            trust_env=False,
-            timeout=httpx.Timeout(settings.request_timeout_ms / 1000, connect=settings.connect_timeout_ms / 1000),
-        )
+        trusted = httpx.create_ssl_context(trust_env=False)
+        timeout = httpx.Timeout(settings.request_timeout_ms / 1000, connect=settings.connect_timeout_ms / 1000)
+        # a client keeps connections by address: with one for all, two names of one address would share a certificate
+        self._clients = {
+            name: httpx.AsyncClient(verify=trusted, follow_redirects=False, trust_env=False, timeout=timeout)
+            for name in settings.endpoints
+        }
 
     @classmethod
     def of(cls, raw: Mapping[str, object], environ: Mapping[str, str]) -> "WebhookChannel":
@@ -122,7 +126,7 @@ class WebhookChannel:
                 request = await self._request(name, endpoint, attempt, wall_ms)
                 if isinstance(request, Answer):
                     return request
-                return await self._post(request, wall_ms, self._secrets[name])
+                return await self._post(name, request, wall_ms)
         except (TimeoutError, httpx.TimeoutException):
             return Answer(answer_class="retry", reason="timeout")
         except socket.gaierror:
@@ -148,7 +152,7 @@ class WebhookChannel:
             "webhook-timestamp": str(wall_ms // 1000),
             "webhook-signature": self._signers[name].sign(message_id, at, body),
         }
-        return self._client.build_request(
+        return self._clients[name].build_request(
             "POST",
             url.copy_with(host=address),
             content=body.encode(),
@@ -156,8 +160,8 @@ class WebhookChannel:
             extensions={"sni_hostname": url.host},
         )
 
-    async def _post(self, request: httpx.Request, wall_ms: int, secrets: Sequence[bytes]) -> Answer:
-        response = await self._client.send(request, stream=True)
+    async def _post(self, name: str, request: httpx.Request, wall_ms: int) -> Answer:
+        response = await self._clients[name].send(request, stream=True)
         try:
             kept = b""
             async for chunk in response.aiter_raw():
@@ -166,13 +170,14 @@ class WebhookChannel:
                     break
         finally:
             await response.aclose()
-        for secret in secrets:
+        for secret in self._secrets[name]:
             kept = kept.replace(secret, b"...")  # some answer with what they were asked
         return by_status(response.status_code, retry_after(response.headers.get("retry-after"), wall_ms), kept)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
 
 def _body(attempt: Attempt) -> str:
@@ -292,10 +297,10 @@ def _is_public(address: str) -> bool:
     """
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.is_site_local or parsed.is_multicast or parsed.teredo is not None:
-            return False
         inner = parsed.ipv4_mapped or parsed.sixtofour
         if parsed in NAT64:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if parsed.teredo is not None or (inner is None and parsed not in UNICAST):
+            return False
         parsed = inner or parsed
     return parsed.is_global and not parsed.is_multicast

@@ -1,12 +1,18 @@
 """The webhook against a real server: signatures, what each status means, and where it does not go."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import certifi
+import httpx
 import pytest
+import trustme
 from pytest_httpserver import HTTPServer
 from standardwebhooks.webhooks import Webhook
 from werkzeug import Request
@@ -15,6 +21,7 @@ from werkzeug import Response as Reply
 from schemas.fields import MalformedRecordError
 from schemas.incident import Severity, Status
 from schemas.notification import MessageReason, Notification
+from streams.runtime.channels import webhook
 from streams.runtime.channels.channel import Answer
 from streams.runtime.channels.webhook import Endpoint, WebhookChannel, WebhookSettings
 from streams.stages.notify import Attempt
@@ -196,7 +203,69 @@ def test_a_name_that_is_not_found_is_tried_again() -> None:
     assert answer.answer_class == "retry"
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "169.254.169.254", "[::1]"])
+async def serve_with_kept_connections(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: list[str]
+) -> None:
+    """Answer each request of a connection, and note the host that was asked for."""
+    try:
+        while True:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            said = dict(line.split(": ", 1) for line in head.splitlines()[1:] if line)
+            await reader.readexactly(int(said["content-length"]))
+            to.append(said["host"].partition(":")[0])
+            writer.write(b"HTTP/1.1 204 taken\r\n\r\n")
+    except (asyncio.IncompleteReadError, OSError):
+        writer.close()
+
+
+def test_each_endpoint_has_to_show_its_own_certificate_at_an_address_that_others_share_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "authority.pem"))
+    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("a.test").configure_cert(shown)  # and none for b.test
+    asked: list[str] = []
+
+    async def here(_: httpx.URL) -> str:
+        return "127.0.0.1"
+
+    monkeypatch.setattr(webhook, "_address", here)
+
+    async def play() -> list[str]:
+        serve = partial(serve_with_kept_connections, to=asked)
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=shown) as server:
+            port = server.sockets[0].getsockname()[1]
+            urls = {name: f"https://{name}.test:{port}/hook" for name in ("a", "b")}
+            endpoints = {name: Endpoint(url=url, secret_from="OPS", allow_private=True) for name, url in urls.items()}  # noqa: S106
+            settings = WebhookSettings(connect_timeout_ms=5_000, request_timeout_ms=5_000, endpoints=endpoints)
+            way = WebhookChannel(settings, dict.fromkeys(urls, SECRET))
+            answers = [await way.send(attempt(address=name), 1_614_265_330_000) for name in ("a", "a", "b")]
+            await way.close()
+            return [answer.reason for answer in answers]
+
+    assert asyncio.run(play()) == ["sent", "sent", "network_ConnectError"]
+    assert asked == ["a.test", "a.test"]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "10.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[64:ff9b:1::a00:1]",  # RFC 8215
+        "[::a00:1]",
+        "[::127.0.0.1]",
+        "[::ffff:0:a00:1]",  # RFC 2765
+        "[5f00::1]",  # RFC 9602
+        "[2002:a00:1::]",
+        "[2001:0:5db8:d70e::f5ff:fffe]",  # Teredo
+    ],
+)
 def test_the_local_network_is_refused_unless_allowed(host: str) -> None:
     answer = send(channel(f"https://{host}/hook", allow_private=False))
     assert (answer.answer_class, answer.reason) == ("permanent", "private_address")
