@@ -69,10 +69,13 @@ class FileChannel:
 
     @staticmethod
     def _append(path: Path, line: bytes) -> None:
-        """Append in one write, so that lines of several writers stay whole."""
+        """Append in one write, so that lines of several writers stay whole; what a full disk cut off gets its end first."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
         try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line
             written = os.write(descriptor, line)
             if written != len(line):
                 raise OSError(28, "the disk took a part of the line")

@@ -96,6 +96,22 @@ def test_the_disk_has_it_before_it_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert (answer.answer_class, answer.reason) == ("retry", "os_error_28")
 
 
+def test_after_a_line_that_a_full_disk_cut_off_the_next_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = FileChannel(FileSettings(folder=str(tmp_path)))
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
+        cut_off = asyncio.run(way.send(attempt("ops"), 0))
+    assert (cut_off.answer_class, cut_off.reason) == ("retry", "os_error_28")
+    for _ in range(2):
+        assert asyncio.run(way.send(attempt("ops"), 0)).answer_class == "ok"
+    torn, *lines = (tmp_path / "ops").read_text().splitlines()
+    assert len(torn) == 5
+    assert [json.loads(line)["notification_id"] for line in lines] == ["n1", "n1"]
+
+
 def test_the_table_opens_what_has_settings(tmp_path: Path) -> None:
     assert set(CHANNELS) == {"log", "file", "webhook"}
     assert set(open_channels({"log": {}, "file": {"folder": str(tmp_path)}}, {})) == {"log", "file"}
