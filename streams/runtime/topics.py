@@ -134,7 +134,7 @@ TOPICS: Mapping[str, Topic] = {
         _topic(FINDINGS, "model", _BY_MODEL + "; Through to its own", "OUT", 30 * DAY_MS, "detect -> triage"),
         _topic(LEDGER, "model", _BY_MODEL, "OUT", 400 * DAY_MS, "detect -> command line"),
         _topic(DEPLOYMENTS, "model", _BY_MODEL, "OUT", 400 * DAY_MS, "people -> detect, triage"),
-        _topic(ACTIONS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "people, escalate, notify -> triage"),
+        _topic(ACTIONS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "people, escalate -> triage"),
         _topic(INCIDENTS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "triage -> escalate, notify, consumers"),
         _topic(INCIDENTS_LATEST, "incident id", _BY_MODEL, "OUT", None, "triage -> command line, consumers"),
         _topic(NOTIFICATIONS, "incident id", _BY_MODEL, "OUT", 400 * DAY_MS, "escalate -> notify"),

@@ -1,14 +1,16 @@
 """What a worker is called in its groups follows from its settings, for each stage by itself."""
 
 import socket
+from typing import get_args
 
 import pytest
 
 from config.load import load
 from config.settings import Settings
 from streams.runtime import specs
-from streams.runtime.topics import CLOCK, STAGES, TOPICS
+from streams.runtime.topics import CLOCK, DEAD_LETTERS, INCIDENTS, INCIDENTS_LATEST, ROUTES, STAGES, TOPICS
 from streams.runtime.wiring import host_settings, hot_path_settings
+from streams.stages import detect, escalate, notify, triage
 
 
 def told(instance: str) -> Settings:
@@ -42,3 +44,16 @@ def test_the_table_of_topics_names_the_stages_that_read_and_nobody_who_is_not_th
         assert {name for name, topic in TOPICS.items() if stage in topic.read_by} == reads[stage], stage
     others = {reader for topic in TOPICS.values() for reader in topic.read_by} - set(STAGES)
     assert others == {"command line", "consumers"}
+
+
+def test_the_table_of_topics_names_the_stages_that_write() -> None:
+    says = {
+        "detect": detect.Out,
+        "triage": triage.TriageOut,
+        "escalate": escalate.EscalateOut,
+        "notify": notify.NotifyOut,
+    }
+    for stage, records in says.items():
+        writes = {ROUTES[record].topic for record in get_args(records) if record in ROUTES} | {CLOCK, DEAD_LETTERS}
+        writes |= {INCIDENTS, INCIDENTS_LATEST} if stage == "triage" else set()
+        assert {name for name, topic in TOPICS.items() if stage in topic.written_by} == writes, stage
