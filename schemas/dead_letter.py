@@ -29,8 +29,7 @@ class DeadLetter(Record, frozen=True, kw_only=True):
         The bytes, base64 in JSON, so that they can be sent again; `value_bytes` is their full length, since what is
         larger than 64 KB is cut.
     attempt, origin
-        1 for what came from its producer. What was sent again and refused again says the how manieth time that was, and
-        where it was refused first.
+        Which attempt it was, 1 being its producer's own; and where the first was refused, of what was sent again.
 
     Examples
     --------
