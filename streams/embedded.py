@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from config.load import load
 from config.settings import Settings
@@ -29,6 +30,7 @@ from schemas.output import Output
 from schemas.through import Through
 from schemas.window_stats import WindowStats
 from streams.runtime.decode import LabelEdge, Messages, OutputEdge
+from streams.runtime.many_rows import plain_number
 from streams.runtime.wiring import join_settings
 from streams.stages.batch import LabelBatch, OutputBatch
 from streams.stages.blocks import Journal, MemoryRuns
@@ -251,12 +253,15 @@ def confidence_drop_detector(
 def _finite(value: object) -> float | None:
     """Return a number as it was meant, None for what is none.
 
-    >>> _finite(True), _finite("0.9"), _finite(float("nan"))
-    (1.0, None, None)
+    >>> _finite(True), _finite("0.9"), _finite(float("nan")), _finite(10**400)
+    (1.0, None, None, None)
     """
     if not hasattr(value, "__float__"):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):  # an integer that no float holds, an array of several
+        return None
     return number if math.isfinite(number) else None
 
 
@@ -278,6 +283,8 @@ class Tocsin:
     detector, and turns findings into incidents. It rings in the check in which an incident opens, opens again or gets
     more severe, and not again for as long as it lasts; its severity is that of the incident, by the table of kinds.
     Windows that overlap from check to check change nothing, since an output is known by its prediction id.
+
+    Threads may not share one: it has no lock.
 
     Parameters
     ----------
@@ -453,7 +460,7 @@ def _bytes(row: object) -> bytes:
     if isinstance(row, bytes):
         return row
     try:
-        return msgspec.json.encode(row)
+        return msgspec.json.encode(row, enc_hook=plain_number)
     except (TypeError, ValueError):
         return b""
 
@@ -463,10 +470,10 @@ def _label(label: object, at: int, outputs: Sequence[Row], labels: Sequence[Any]
     if label is None or isinstance(label, Label | Mapping | bytes) or len(labels) != len(outputs):
         return label
     try:
-        output = msgspec.convert(msgspec.to_builtins(outputs[at]), _Identity)
+        output = msgspec.convert(msgspec.to_builtins(outputs[at], enc_hook=plain_number), _Identity)
     except (msgspec.ValidationError, TypeError):
         return b""  # there is no output to be right or wrong about
-    truth = int(label) if isinstance(label, bool) else label
+    truth = int(label) if isinstance(label, bool | np.bool_) else label
     return {"prediction_id": output.prediction_id, "model": output.model, "labelled_at_ms": now_ms, "label": truth}
 
 

@@ -123,7 +123,7 @@ def checked(row: Row) -> tuple[Row, int]:
     """
     name = type(row).__name__.lower()
     try:
-        wire = msgspec.json.encode(row, enc_hook=_number)
+        wire = msgspec.json.encode(row, enc_hook=plain_number)
     except UnicodeEncodeError:
         raise MalformedRecordError(name, "", "text that can be written in UTF-8", "half of a character") from None
     except TypeError as error:
@@ -133,7 +133,7 @@ def checked(row: Row) -> tuple[Row, int]:
     return type(row).decode(wire), len(wire)
 
 
-def _number(value: object) -> object:
+def plain_number(value: object) -> object:
     """Return the number which one of NumPy's holds: models answer in them."""
     if isinstance(value, np.generic):
         return value.item()

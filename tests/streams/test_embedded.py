@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,15 @@ def test_d27_missing_confidence_is_skipped_and_counted() -> None:
     assert "50 of 100" in result.message
 
 
-@pytest.mark.parametrize("outputs", [[], [{}], [{"confidence": None}, {"confidence": math.nan}, {"confidence": "0.1"}]])
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        [],
+        [{}],
+        [{"confidence": None}, {"confidence": math.nan}, {"confidence": "0.1"}],
+        [{"confidence": 10**400}, {"confidence": np.array([0.1, 0.2])}],
+    ],
+)
 def test_nothing_known_detects_nothing(outputs: list[dict[str, Any]]) -> None:
     result = confidence_drop_detector(outputs)
     assert not result.detected
@@ -252,6 +261,24 @@ def test_plain_labels_are_the_truth_about_the_outputs_at_their_places() -> None:
     outputs = [{"prediction_id": str(n), "model": "alpha", "made_at_ms": T0_MS, "prediction": n % 2} for n in range(4)]
     result = service.tocsin(outputs, [True, None, 0, "1"])
     assert "4 outputs and 3 labels taken, 0 refused" in result.message
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1]), np.array(["0", "1"]), np.array([False, True]), [np.False_, 1]])
+def test_numbers_of_numpy_are_taken_for_what_they_are(labels: Sequence[Any]) -> None:
+    service = Service(None)
+    service.now_ms = T0_MS + TICK_MS
+    outputs = [
+        {
+            "prediction_id": str(n),
+            "model": "alpha",
+            "made_at_ms": np.int64(T0_MS),
+            "prediction": 1,
+            "score": np.float32(n),
+        }
+        for n in range(2)
+    ]
+    result = service.tocsin(outputs, labels)
+    assert "2 outputs and 2 labels taken, 0 refused" in result.message, service.tocsin.last_refusal
 
 
 def test_what_is_no_output_is_counted_and_does_not_spoil_the_rest() -> None:
