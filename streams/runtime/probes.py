@@ -12,7 +12,9 @@ told from one that is not.
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -29,7 +31,7 @@ from streams.runtime.metrics import Measure, registry_of
 MOST_AT_ONCE = 16
 """Requests that are answered at once; more are closed unanswered."""
 REQUEST_WAIT_S = 5.0
-"""How long a request may take to come, and its answer to be taken."""
+"""How long a request may take to come, all of it, and its answer to be taken."""
 
 log = logging.getLogger("tocsin.probes")
 
@@ -198,6 +200,8 @@ class _Server(ThreadingMixIn, HTTPServer):
     def __init__(self, place: tuple[str, int], answer: Answer) -> None:
         self.answer = answer
         self._turns = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._coming: dict[socket.socket, float] = {}
+        """Until when each request has to be there; a timeout of the socket would begin anew with each byte."""
         if ":" in place[0]:
             self.address_family = socket.AF_INET6
         super().__init__(place, _Request)
@@ -213,9 +217,11 @@ class _Server(ThreadingMixIn, HTTPServer):
         if not self._turns.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        self._coming[request] = time.monotonic() + REQUEST_WAIT_S
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # the machine gives no thread
+            self.has_come(request)
             self._turns.release()
             self.shutdown_request(request)
 
@@ -224,7 +230,20 @@ class _Server(ThreadingMixIn, HTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.has_come(request)
             self._turns.release()
+
+    def has_come(self, request: socket.socket) -> None:
+        """Wait for a request no more."""
+        self._coming.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Break off, several times a second, what has not come in time."""
+        now_s = time.monotonic()
+        for request in [one for one, until_s in list(self._coming.items()) if until_s < now_s]:
+            self.has_come(request)
+            with suppress(OSError):  # it has just ended by itself
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401, ARG002 -- as the library has it
         """Say that a request could not be answered."""
@@ -237,6 +256,7 @@ class _Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
+        self.server.has_come(self.connection)
         try:
             status, content_type, body = self.server.answer(
                 self.path.partition("?")[0], self.headers.get("accept") or ""

@@ -6,7 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -108,6 +108,26 @@ def test_whoever_asks_and_does_not_listen_stops_nobody(opened: Probes, monkeypat
             held.enter_context(socket.create_connection(("127.0.0.1", opened.port)))
         until(lambda: not answers(opened))  # all turns are taken: closed unanswered, not kept waiting
         until(lambda: answers(opened))  # and given back when their time is over
+
+
+def test_whoever_asks_a_little_at_a_time_stops_nobody(opened: Probes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "REQUEST_WAIT_S", 1.0)
+    with ExitStack() as held:
+        slow = [
+            held.enter_context(socket.create_connection(("127.0.0.1", opened.port))) for _ in range(probes.MOST_AT_ONCE)
+        ]
+
+        for one in slow:
+            one.sendall(b"GET /live HTTP/1.1\r\nname: ")
+        until(lambda: not answers(opened))
+
+        def answers_again() -> bool:
+            for one in slow:
+                with suppress(OSError):  # it was broken off
+                    one.sendall(b"x")
+            return answers(opened)
+
+        until(answers_again)
 
 
 def answers(one: Probes) -> bool:
