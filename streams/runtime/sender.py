@@ -164,12 +164,17 @@ class Sender:
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
-    async def close(self) -> None:
-        """End: wait a bounded time for what is on its way; the rest counts as lost."""
+    async def drain(self) -> None:
+        """Wait a bounded time for what is on its way; what is submitted meanwhile is made all the same."""
         if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=self._settings.close_wait_ms / 1000)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+            await asyncio.wait(self._tasks, timeout=self._settings.close_wait_ms / 1000)
+
+    async def close(self) -> None:
+        """End: wait a bounded time for what is on its way; the rest counts as lost. Nothing may be submitted any more."""
+        await self.drain()
+        late = list(self._tasks)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         for channel in self._channels.values():
             await channel.close()
