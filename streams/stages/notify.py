@@ -357,7 +357,8 @@ class Notify:
         """Decide whether a message is not to be sent, or no more."""
         message, settings = waiting.notification, self._settings
         if waiting.first_ms is None:
-            if now_ms - message.cause_at_ms > settings.max_cause_age_ms:
+            # no message is younger than its decision, whatever date its cause bears
+            if now_ms - min(message.cause_at_ms, message.decided_at_ms) > settings.max_cause_age_ms:
                 return "cancelled", "stale"
         else:
             wait_ms = settings.give_up_by_channel_ms.get(message.channel, settings.give_up_ms[message.mode])

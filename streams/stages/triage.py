@@ -36,6 +36,7 @@ from schemas.incident import (
     Status,
 )
 from schemas.incident_action import IncidentAction
+from schemas.instant import Instant
 from schemas.policy import ClassName
 from schemas.response import HoldDowns, KindRule, TriageSettings
 from schemas.through import Through
@@ -52,6 +53,9 @@ MAX_RECENT_ACTS = 50
 MAX_CLEARED = 200
 """Cleared findings of an incident that triage keeps beside those that fire: an incident may stay open for weeks while lanes
 come and go, and its row is written with each of them."""
+MOST_AHEAD_MS = 2_592_000_000
+"""How far an act may be dated ahead of the ticks that detect has closed: 30 d, as long as findings are kept, for so far
+behind may triage be that reads them again. Escalate, which knows the clock, bears less."""
 HEADROOM_BYTES = 4_096
 """Kept free in each record, for what stages write of themselves."""
 RULE = "default"
@@ -645,10 +649,17 @@ class Triage:
         if act.act_id in self._acts:
             return []
         out = self._open_by(act) if act.kind == "open" else self._act_on(act)
-        until_ms = act.decided_at_ms + self._rules.acts_known_ms
+        until_ms = self._dated(act).decided_at_ms + self._rules.acts_known_ms
         self._acts[act.act_id] = Seen(until_ms=until_ms)
         self._timers.put(f"act/{act.act_id}", {"forget": until_ms})
         return out
+
+    def _dated(self, act: IncidentAction) -> IncidentAction:
+        """Bound the date of an act that is far ahead: counted from there, nothing of its incident would ever be due."""
+        latest_ms = self.through_ms + MOST_AHEAD_MS
+        if self.through_ms < 0 or act.decided_at_ms <= latest_ms:
+            return act
+        return replace(act, decided_at_ms=Instant(latest_ms))
 
     def _act_on(self, act: IncidentAction) -> list[TriageOut]:
         case = self._cases.get(act.incident_id)
@@ -656,6 +667,7 @@ class Triage:
             return [_unknown(act, "incident_id", "the id of an incident of this partition", Reason.UNKNOWN_INCIDENT)]
         if act.act_id in case.acts:
             return []
+        act = self._dated(act)
         verdict = judge(case.incident, act)
         out: list[TriageOut] = []
         if act.kind == "merge" and not verdict.reason.refuses:
@@ -752,7 +764,7 @@ class Triage:
         opened = incident_id(name, act.act_id)
         if opened in self._cases:
             return []
-        at_ms = act.decided_at_ms
+        at_ms = self._dated(act).decided_at_ms
         incident = replace(
             self._new(
                 opened, at_ms, draft.tenant, draft.environment, act.model, draft.incident_class, draft.severity, name

@@ -110,6 +110,16 @@ def test_t4e_also_when_the_receipts_of_last_quarter_are_replayed_with_them(make_
     assert not half.attempts
 
 
+def test_a_cause_under_a_date_of_the_far_future_makes_no_page_of_last_quarter_fresh(half: "Half") -> None:
+    half.fire("pii_leak")
+    page = replace(half.notifications[0], cause_at_ms=half.now_ms + 300 * DAY)
+    notify = Notify(rows={}, settings=half.response.notify)
+    assert notify.receive([page, half.log[0]]) == []
+    [receipt] = notify.clock(half.now_ms + QUARTER, live=True)
+    assert isinstance(receipt, Receipt)
+    assert receipt.reason == "stale"
+
+
 def test_nothing_is_sent_before_the_first_clock_value(make_half: Callable[..., "Half"]) -> None:
     half = make_half()
     half.fire("pii_leak")

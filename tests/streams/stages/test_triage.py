@@ -13,9 +13,10 @@ from schemas.finding import Effect, Finding
 from schemas.ids import finding_id, group_hash, incident_id
 from schemas.incident import MAX_ENCODED_BYTES, Actor, Incident, Reason, Severity, Status
 from schemas.incident_action import Draft, IncidentAction
+from schemas.instant import Instant
 from schemas.response import Response
 from schemas.through import Through
-from streams.stages.triage import MAX_CLEARED, Triage, TriageOut
+from streams.stages.triage import MAX_CLEARED, MOST_AHEAD_MS, Triage, TriageOut
 
 RESPONSE = Response.of(tomllib.loads(Path(config.__file__).with_name("response.toml").read_text()))
 MINUTE = 60_000
@@ -553,6 +554,29 @@ def test_a_person_that_reopens_keeps_it_open_though_nothing_fires() -> None:
     reopened = last(stage.receive([act("reopen", incident.incident_id, 61)]))
     assert reopened.acknowledged
     assert stage.receive([through(600)]) == []
+
+
+@pytest.mark.parametrize("ahead_ms", [HOUR, 30 * DAY])
+def test_an_act_is_dated_as_it_says_though_detect_is_behind(ahead_ms: int) -> None:
+    stage = triage()
+    name = opened(stage).incident_id
+    at_ms = stage.through_ms + ahead_ms
+    noted = last(stage.receive([act("note", name, decided_at_ms=at_ms)]))
+    assert (noted.cause_at_ms, noted.decided_at_ms, noted.progress_at_ms) == (at_ms, at_ms, at_ms)
+
+
+def test_an_act_under_a_date_of_the_far_future_keeps_nothing_for_ever() -> None:
+    #  opened "3,000 days from now", noted likewise | 14 days after what was made of that date it expires
+    stage = triage()
+    stage.receive([through(0)])
+    far_ms = T0 + 3_000 * DAY
+    draft = Draft(tenant="acme", environment="prod", incident_class="infrastructure", severity=Severity.MEDIUM)
+    for of_person in (act("open", "", draft=draft), act("note", "")):
+        name = next(iter(stage.open), "")
+        made = last(stage.receive([replace(of_person, incident_id=name, decided_at_ms=Instant(far_ms))]))
+        assert made.cause_at_ms == made.decided_at_ms == made.progress_at_ms == T0 + MOST_AHEAD_MS
+    assert stage.receive([through(43 * DAY / MINUTE)]) == []
+    assert reasons(stage.receive([through(45 * DAY / MINUTE)])) == ["expired"]
 
 
 def test_the_policy_is_frozen_into_the_incident() -> None:
