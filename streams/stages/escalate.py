@@ -135,7 +135,6 @@ class Escalate:
         self._incidents_at_once = incidents_at_once
         self._times = Rows(rows, "time", Time)
         self._ladders = Rows(rows, "ladder/", Ladder)
-        self._clocks: dict[str, BusinessClock] = {}
         self._timers = Timers()
         for name, ladder in self._ladders.items():
             self._timers.put(name, self._due_times(ladder))
@@ -246,10 +245,7 @@ class Escalate:
         self._keep(ladder)
 
     def _round(self, ladder: Ladder, now_ms: int) -> "_Round":
-        zone = ladder.incident.policy_hash
-        if zone not in self._clocks:
-            self._clocks[zone] = BusinessClock(ladder.incident.policy.calendar)
-        return _Round(self._settings, self._clocks[zone], ladder, now_ms)
+        return _Round(self._settings, BusinessClock(ladder.incident.policy.calendar), ladder, now_ms)
 
     def _put(self, turn: "_Round") -> list[EscalateOut]:
         self._keep(turn.ladder)
