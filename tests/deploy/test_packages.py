@@ -1,8 +1,13 @@
 """Do the four import names mean this checkout, and does a wheel carry them and nothing else?"""
 
+import ast
+import importlib.metadata
 import importlib.util
+import itertools
+import re
 import subprocess
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -31,6 +36,20 @@ def test_the_command_does_not_take_modules_of_the_folder_it_is_called_in(tmp_pat
 def test_no_folder_below_tests_is_a_package() -> None:
     # `tests/config/__init__.py` would be imported as `config`
     assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+def test_what_is_installed_with_the_packages_is_imported_by_them() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^A-Za-z0-9-]", one)[0] for one in needed}
+    trees = (ast.walk(ast.parse(file.read_text())) for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+    imported: set[str] = set()
+    for node in itertools.chain.from_iterable(trees):
+        if isinstance(node, ast.Import):
+            imported |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    whose = importlib.metadata.packages_distributions()
+    assert names <= {name.replace("_", "-") for one in imported for name in whose.get(one.split(".")[0], ())}
 
 
 @pytest.mark.slow
