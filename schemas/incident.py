@@ -110,7 +110,7 @@ class Reason(StrEnum):
     UNKNOWN_INCIDENT = "unknown_incident"
     STALE_SEQ = "stale_seq"
     NOT_AUTHORISED = "not_authorised"
-    DUPLICATE_ACT = "duplicate_act"
+    DUPLICATE_ACT = "duplicate_act"  # nothing says it; it stays for the samples that have it
     UNKNOWN_TARGET = "unknown_target"
 
     @property
@@ -247,8 +247,9 @@ class Incident(Timed, frozen=True, kw_only=True):
         The latest, at most 50, of `findings_total`.
     policy, policy_hash
         As they were at the opening; SHA-256 of the policy's canonical JSON.
-    silenced_by, inhibited_by, maintenance, regulatory
-        What mutes messages about it, and the clocks of the law that run for it; empty where nothing does.
+    silenced_by, inhibited_by, maintenance, kind_of_event, hazard, taxonomy, regulatory
+        What mutes messages about it, what it counts as elsewhere, and the clocks of the law that run for it. Nothing sets
+        them yet.
     reason, causation_id, actor
         Why this record was written, by which finding or act, and who acted.
     note
