@@ -20,6 +20,7 @@ from streams.runtime.kafka import is_fatal, topic_descriptions
 from streams.runtime.stage_spec import Bytes, Headers
 from streams.runtime.write_ahead import CURSOR_MARK, ENTRY_MARK, ID_MARK, PART_BYTES, Changes, table_key
 from streams.stages.stage import Overlay
+from streams.stages.state_rows import TornStateError
 
 POLL_S = 0.2
 PART_MARK = "\0"
@@ -73,6 +74,11 @@ class View:
     [(b'2/c\x00_1', b'3')]
     >>> dict(View(2, {b"2/c\0_1": b"3"}).rows) == {"c\0001": b"3"}
     True
+
+    Raises
+    ------
+    TornStateError
+        When a row, a cursor or an id is none: something else wrote it.
     """
 
     def __init__(self, partition: int, table: Mapping[bytes, bytes]) -> None:
@@ -84,22 +90,29 @@ class View:
         prefix = table_key(partition, "")
         for key, value in table.items():
             if key.startswith(prefix):
-                name = key[len(prefix) :].decode()
-                if name.startswith(CURSOR_MARK):
-                    self.cursors[name.removeprefix(CURSOR_MARK)] = int(value)
-                elif name.startswith(ID_MARK):
-                    self.ids[name.removeprefix(ID_MARK)] = value.decode()
-                else:
-                    whole, mark, number = name.rpartition(PART_MARK)
-                    if mark and number.isdecimal():
-                        parts.setdefault(_own(whole), {})[int(number)] = value
-                    else:
-                        self._held[_own(name)] = value
+                try:
+                    self._take(key[len(prefix) :].decode(), value, parts)
+                except ValueError:
+                    raise TornStateError(
+                        f"{key!r}: expected a row, a cursor or an id, got {len(value)} bytes"
+                    ) from None
         for name, some in parts.items():
             self._held[name] = b"".join(some[number] for number in sorted(some))
             self._parts[name] = len(some)
         self._settled_cursors, self._settled_ids = dict(self.cursors), dict(self.ids)
         self.rows: Overlay[bytes] = Overlay(self._held)
+
+    def _take(self, name: str, value: bytes, parts: dict[str, dict[int, bytes]]) -> None:
+        if name.startswith(CURSOR_MARK):
+            self.cursors[name.removeprefix(CURSOR_MARK)] = int(value)
+        elif name.startswith(ID_MARK):
+            self.ids[name.removeprefix(ID_MARK)] = value.decode()
+        else:
+            whole, mark, number = name.rpartition(PART_MARK)
+            if mark and number.isdecimal():
+                parts.setdefault(_own(whole), {})[int(number)] = value
+            else:
+                self._held[_own(name)] = value
 
     def settle(self, changes: Changes) -> None:
         """Move what was assigned, and how far was read of which topics, into `changes`."""

@@ -65,7 +65,6 @@ from streams.runtime.write_ahead import (
     claim,
     epoch_headers,
     epoch_of,
-    partition_of_key,
     table_key,
 )
 from streams.stages.stage import has_more
@@ -869,7 +868,7 @@ class StageHost:
 
     async def _overwrite(self, stretches: Sequence[tuple[int, int, int]]) -> list[Routed]:
         """Return our rows for all keys that a foreign writer touched; a foreign owner with a later claim ends us."""
-        keys: dict[bytes, None] = {}
+        keys: dict[tuple[int, bytes], None] = {}
         for partition, start, end in stretches:
             epoch, limit = self.owned[partition].epoch, self._settings.group_limit
             async for records, _ in self._reading(self._changelog, partition, (start, end), limit, lambda: True):
@@ -877,15 +876,15 @@ class StageHost:
                     if epoch_of(record.headers) > epoch:
                         end_hard(f"superseded stage={self.spec.name} partition={partition} error={TAKEN_OVER}")
                     if epoch_of(record.headers) < epoch and record.key is not None:
-                        keys[record.key] = None
+                        keys[partition, record.key] = None
             log.error(
                 "changelog.foreign_rows stage=%s partition=%d start=%d end=%d", self.spec.name, partition, start, end
             )
         self.counts.foreign_rows += len(keys)
         return [
-            self._row(self.owned[partition_of_key(key)], key, self._table.get(key))
-            for key in keys
-            if not key.startswith(table_key(partition_of_key(key), ENTRY_MARK))
+            self._row(self.owned[partition], key, self._table.get(key))
+            for partition, key in keys
+            if key.startswith(table_key(partition, "")) and not key.startswith(table_key(partition, ENTRY_MARK))
         ]
 
     async def settle(self) -> None:

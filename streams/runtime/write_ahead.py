@@ -19,9 +19,11 @@ those keys again.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
+from schemas.fields import REFUSALS
 from streams.runtime.stage_spec import Headers, Routed
 
 CURSOR_MARK = "@"
@@ -29,12 +31,13 @@ ID_MARK = "#"
 ENTRY_MARK = "!"
 CLAIM = "!claim"
 EPOCH = "epoch"
+EPOCH_DIGITS = 18
 PART_BYTES = 800_000
 """Of an entry in one record; no record is larger than 900 KB."""
 
 
 class TornEntryError(AssertionError):
-    """An entry has all its parts and cannot be read: something else wrote into the changelog.
+    """A part of an entry, or an entry that has all its parts, cannot be read: something else wrote into the changelog.
 
     What to do: drop the rows of this partition; the stage reads its inputs again.
     """
@@ -54,6 +57,7 @@ class _Part(msgspec.Struct, array_like=True, frozen=True):
     data: bytes
 
 
+_T = TypeVar("_T")
 _PARTS = msgspec.msgpack.Decoder(_Part)
 _ENTRIES = msgspec.msgpack.Decoder(_Entry)
 
@@ -65,15 +69,6 @@ def table_key(partition: int, key: str) -> bytes:
     (b'3/incident/7', b'3/@findings')
     """
     return f"{partition}/{key}".encode()
-
-
-def partition_of_key(key: bytes) -> int:
-    """Return whose row it is.
-
-    >>> partition_of_key(b"3/incident/7")
-    3
-    """
-    return int(key.partition(b"/")[0])
 
 
 @dataclass(slots=True)
@@ -133,8 +128,9 @@ def epoch_headers(epoch: int) -> Headers:
 
 
 def epoch_of(headers: Headers) -> int:
-    """Read whose record it is; 0 where nothing says it."""
-    return next((int(value) for name, value in headers if name == EPOCH), 0)
+    """Read whose record it is; 0 where nothing says it, or nothing that we would write."""
+    said = next((value for name, value in headers if name == EPOCH), b"")
+    return int(said) if said.isdigit() and len(said) <= EPOCH_DIGITS else 0
 
 
 class Restored:
@@ -187,7 +183,7 @@ class Restored:
             self.epoch = max(self.epoch, epoch)
         elif key.startswith(self._entries):
             if value is not None and epoch >= self.epoch:
-                self._take_part(_PARTS.decode(value))
+                self._take_part(self._decoded(_PARTS, value))
         elif epoch < self.epoch:
             self._stale[key] = None
         else:
@@ -209,10 +205,7 @@ class Restored:
         self._parts.append(part)
         if len(self._parts) < part.count:
             return
-        try:
-            entry = _ENTRIES.decode(b"".join(one.data for one in self._parts))
-        except msgspec.DecodeError as error:
-            raise TornEntryError(f"{self._entries.decode()}: {error}") from None
+        entry = self._decoded(_ENTRIES, b"".join(one.data for one in self._parts))
         for key, value in entry.records:
             self._hold(key, value)
         self._unwritten = dict.fromkeys(key for key, _ in entry.records)
@@ -220,6 +213,12 @@ class Restored:
             Routed(topic=topic, key=key, value=value, headers=tuple(headers), partition=partition)
             for topic, key, value, headers, partition in entry.outputs
         ]
+
+    def _decoded(self, decoder: msgspec.msgpack.Decoder[_T], value: bytes) -> _T:
+        try:
+            return decoder.decode(value)
+        except REFUSALS as error:
+            raise TornEntryError(f"{self._entries.decode()}: {error}") from None
 
     def again(self) -> "Again":
         """Return what is to be written and sent again before anything else."""

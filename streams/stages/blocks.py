@@ -18,8 +18,10 @@ tail. Keys read `partition/kind/epoch/run/part`, all but the kind whole numbers.
 | `claim` | an owner's claim of the partition for an epoch: the runtime's |
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -27,7 +29,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from schemas.fields import REFUSALS, MalformedRecordError
+from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, Whole, malformed
 
 PART_BYTES = 800_000
 """A block larger than this is cut into parts, so that no record exceeds 900 KB."""
@@ -39,6 +41,26 @@ Cause = Literal["records", "idle", "clock"]
 Array = npt.NDArray[Any]
 Block = tuple["Run", dict[str, Any], dict[str, Array]]
 """A block as it was restored: its name, its header, its arrays."""
+
+_NUMBER = rb"(0|[1-9]\d{0,17})"
+"""As it is written, and of no more digits than 64 bits hold."""
+_KEY = re.compile(rb"/".join([_NUMBER, rb"([a-z-]+)", _NUMBER, _NUMBER, _NUMBER]))
+
+_SCALARS = frozenset(np.dtype(code).str for code in "?bBhHiIqQfd")
+_Spelled = str | list[tuple[str, str]]
+"""A type as NumPy spells it, or names and types of the fields of a row."""
+
+
+class _Layout(msgspec.Struct, frozen=True, array_like=True):
+    """How an array lies behind the header."""
+
+    name: str
+    spelled: _Spelled
+    rows: Count
+
+
+class _Layouts(msgspec.Struct, frozen=True):
+    arrays: list[_Layout]
 
 
 class BlockKey(NamedTuple):
@@ -63,20 +85,20 @@ class BlockKey(NamedTuple):
     @classmethod
     def decode(cls, key: bytes) -> Self:
         """Read a key, or say that it is none of ours."""
-        try:
-            partition, kind, epoch, run, part = key.decode().split("/")
-            return cls(int(partition), kind, int(epoch), int(run), int(part))
-        except ValueError:
-            raise MalformedRecordError("block", "key", "partition/kind/epoch/run/part", f"{len(key)} bytes") from None
+        found = _KEY.fullmatch(key)
+        if found is None:
+            raise MalformedRecordError("block", "key", "partition/kind/epoch/run/part", f"{len(key)} bytes")
+        partition, kind, epoch, run, part = found.groups()
+        return cls(int(partition), kind.decode(), int(epoch), int(run), int(part))
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
     """One block as a manifest names it: kind, epoch and number of its writing, and into how many parts it was cut."""
 
     kind: str
-    epoch: int
-    run: int
-    parts: int
+    epoch: Count
+    run: Count
+    parts: Count
 
     def keys(self, partition: int) -> list[bytes]:
         """Keys of its parts."""
@@ -86,7 +108,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True):
 class Mark(msgspec.Struct, frozen=True):
     """Running watermark of one topic: event time in ms (None: no row and no move yet), and what moved it last."""
 
-    ms: int | None
+    ms: Whole | None
     cause: Cause
 
 
@@ -120,21 +142,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         has another.
     """
 
-    schema: int = 1
-    epoch: int
-    sequence: int
-    partition: int
-    partitions: int
-    tick_ms: int
-    block_rows: int
-    positions: dict[str, int]
+    schema: Ordinal = 1
+    epoch: Count
+    sequence: Count
+    partition: Count
+    partitions: Ordinal
+    tick_ms: Ordinal
+    block_rows: Ordinal
+    positions: dict[str, Count]
     watermarks: dict[str, Mark]
-    counters: dict[str, int]
+    counters: dict[str, Whole]
     runs: list[Run]
-    closed_through_ms: int | None
-    sent_through_ms: int | None
+    closed_through_ms: Whole | None
+    sent_through_ms: Whole | None
     cause: Cause
-    numbers: dict[str, int]
+    numbers: dict[str, Whole]
     topic_ids: dict[str, str] = {}
 
     def encode(self) -> bytes:
@@ -147,7 +169,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return msgspec.json.decode(value, type=cls)
         except REFUSALS as error:
-            raise MalformedRecordError("manifest", "", "a manifest", str(error)) from None
+            raise malformed("manifest", value, error) from None
 
 
 class RunStore(Protocol):
@@ -250,8 +272,8 @@ def encode(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
     >>> header["segment"], arrays["row"]
     (4, array([1, 2], dtype=uint16))
     """
-    layout = [[name, _spelled(array.dtype), len(array)] for name, array in arrays.items()]
-    head = msgspec.json.encode({**header, "arrays": layout}) + b"\n"
+    layouts = [_Layout(name, _spelled(array.dtype), len(array)) for name, array in arrays.items()]
+    head = msgspec.json.encode({**header, "arrays": layouts}) + b"\n"
     body = b"".join([head, *(np.ascontiguousarray(array).tobytes() for array in arrays.values())])
     return zlib.crc32(body).to_bytes(4, "little") + body
 
@@ -267,18 +289,36 @@ def decode(value: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Array]]
     if len(view) < 4 or zlib.crc32(view[4:]) != int.from_bytes(view[:4], "little"):  # noqa: PLR2004 - bytes of a CRC-32
         raise MalformedRecordError("block", "", "bytes that fit their CRC-32", f"{len(view)} bytes that do not")
     body = bytes(view[4:])
-    end = body.index(b"\n") + 1
-    header = msgspec.json.decode(body[:end])
+    end = body.find(b"\n") + 1
+    try:
+        header = msgspec.json.decode(body[:end])
+        layouts = msgspec.json.decode(body[:end], type=_Layouts).arrays
+    except REFUSALS as error:
+        raise malformed("block", body[:end], error) from None
+    del header["arrays"]
     arrays: dict[str, Array] = {}
-    for name, spelled, size in header.pop("arrays"):
-        dtype = np.dtype(spelled if isinstance(spelled, str) else [tuple(field) for field in spelled])
-        arrays[name] = np.frombuffer(body, dtype, size, end)
-        end += size * dtype.itemsize
+    for one in layouts:
+        dtype = _dtype(one.spelled)
+        if one.rows * dtype.itemsize > len(body) - end:
+            expected = f"{one.rows} rows of {dtype.itemsize} bytes"
+            raise MalformedRecordError("block", "arrays", expected, f"{len(body) - end} bytes")
+        arrays[one.name] = np.frombuffer(body, dtype, one.rows, end)
+        end += one.rows * dtype.itemsize
+    if end != len(body):
+        raise MalformedRecordError("block", "", f"{end} bytes", f"{len(body)}")
     return header, arrays
 
 
-def _spelled(dtype: np.dtype[Any]) -> str | list[list[str]]:
-    return dtype.str if dtype.names is None else [[name, dtype[name].str] for name in dtype.names]
+def _spelled(dtype: np.dtype[Any]) -> _Spelled:
+    return dtype.str if dtype.names is None else [(name, dtype[name].str) for name in dtype.names]
+
+
+def _dtype(spelled: _Spelled) -> np.dtype[Any]:
+    scalars = [spelled] if isinstance(spelled, str) else [scalar for _, scalar in spelled]
+    if scalars and _SCALARS.issuperset(scalars):
+        with suppress(ValueError):  # a field that is there twice
+            return np.dtype(spelled)
+    raise MalformedRecordError("block", "arrays", "numbers, or rows of them", "a type of something else")
 
 
 def parts(value: bytes) -> list[bytes]:

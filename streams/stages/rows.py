@@ -5,7 +5,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from schemas.fields import REFUSALS
 from schemas.instant import Instant
+from streams.stages.state_rows import TornStateError
 
 RowT = TypeVar("RowT", bound=msgspec.Struct)
 
@@ -62,9 +64,16 @@ class Rows(Generic[RowT]):
             return known[1]
         if len(self._read) >= ROWS_READ:
             self._read.clear()
-        row = self._decoder.decode(value)
+        row = self._from(key, value)
         self._read[key] = value, row
         return row
+
+    def _from(self, key: str, value: bytes) -> RowT:
+        try:
+            return self._decoder.decode(value)
+        except REFUSALS as error:
+            expected = self._decoder.type.__name__
+            raise TornStateError(f"{self._prefix}{key}: expected a {expected}, got {len(value)} bytes") from error
 
     def __setitem__(self, key: str, row: RowT) -> None:
         self._base[self._prefix + key] = _ENCODER.encode(row)
@@ -80,4 +89,5 @@ class Rows(Generic[RowT]):
     def items(self) -> Iterator[tuple[str, RowT]]:
         """Go over all rows of this kind, in the order of their keys."""
         for key in sorted(key for key in self._base if key.startswith(self._prefix)):
-            yield key.removeprefix(self._prefix), self._decoder.decode(self._base[key])
+            name = key.removeprefix(self._prefix)
+            yield name, self._from(name, self._base[key])

@@ -61,7 +61,13 @@ class StateRows:
         return [name for name in self._hashes if name == part or name.startswith(f"{part}/")]
 
     def read(self) -> dict[str, bytes]:
-        """Return the values of the last snapshot; none where there was never one."""
+        """Return the values of the last snapshot; none where there was never one.
+
+        Raises
+        ------
+        TornStateError
+            When the rows are others.
+        """
         row = self._rows.get(SNAPSHOT)
         if row is None:
             return {}
@@ -69,6 +75,8 @@ class StateRows:
         for key, block in self._rows.items():
             if key != SNAPSHOT:
                 name, _, number = key.rpartition("/")
+                if not number.isdecimal():
+                    raise TornStateError(f"{key}: expected a name and a number")
                 blocks.setdefault(name, {})[int(number)] = block
         whole = {name: [by_number[at] for at in sorted(by_number)] for name, by_number in blocks.items()}
         self._hashes = {name: _hashed(name, some) for name, some in whole.items()}

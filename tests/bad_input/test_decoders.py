@@ -1,5 +1,9 @@
-"""Every decoder says yes or `MalformedRecordError`; and what it says yes to can be written and read again."""
+"""Every decoder says yes or `MalformedRecordError`; and what it says yes to can be written and read again.
 
+Those of what stages keep read what Tocsin itself wrote: what else lies there is a foreign hand, and is called so.
+"""
+
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
@@ -15,7 +19,14 @@ from schemas.cloudevents import STRUCTURED, CloudEvent, from_kafka, to_kafka
 from schemas.export import HEADERS, RECORDS
 from schemas.fields import MalformedRecordError
 from schemas.window_stats import WindowStats
+from streams.runtime.claims import Claim
+from streams.runtime.cursor import View
+from streams.runtime.write_ahead import Restored, TornEntryError
+from streams.stages.blocks import BlockKey, Manifest, decode, encode
+from streams.stages.rows import Rows
+from streams.stages.state_rows import StateRows, TornStateError
 from tests.bad_input.mutations import PERSONAL, mutated, samples, swapped
+from tests.streams.runtime.kept_states import GOLDEN, KINDS, STAGES, Kept, Sample
 
 Decode = Callable[[bytes], Any]
 
@@ -175,3 +186,152 @@ def test_nesting_without_end_is_refused(mode: str) -> None:
             event = from_kafka(headers, value)
             assert mode == "binary", "whose value is data that nobody looks into"
             assert isinstance(event, CloudEvent)
+
+
+# ---- what stages keep
+
+
+def changelogs(stage: str) -> list[list[Kept]]:
+    """Return every form in which a stage ever kept its state."""
+    return [Sample.decode(file.read_bytes()).changelog for file in sorted((GOLDEN / stage).glob("*.json"))]
+
+
+JOINS = changelogs("join")
+KEYS = [one.key for changelog in JOINS for one in changelog]
+MANIFESTS = [one.value for changelog in JOINS for one in changelog if BlockKey.decode(one.key).kind == "manifest"]
+BLOCKS = [
+    one.value
+    for changelog in JOINS
+    for one in changelog
+    if BlockKey.decode(one.key).kind not in {"manifest", "claim"}
+]  # fmt: skip
+
+
+def refused(error: Exception, wire: object) -> None:
+    """Hold a refusal to what it may say."""
+    assert str(error).isprintable(), wire
+    assert PERSONAL not in str(error), wire
+
+
+def manifest_accepted(wire: bytes) -> bool:
+    try:
+        manifest = Manifest.decode(wire)
+    except MalformedRecordError as error:
+        refused(error, wire)
+        return False
+    assert Manifest.decode(manifest.encode()) == manifest, wire
+    return True
+
+
+def block_accepted(wire: bytes) -> bool:
+    try:
+        header, arrays = decode(wire)
+    except MalformedRecordError as error:
+        refused(error, wire)
+        return False
+    again = encode(header, arrays)
+    assert encode(*decode(again)) == again, wire
+    return True
+
+
+def with_its_crc(body: bytes) -> bytes:
+    return zlib.crc32(body).to_bytes(4, "little") + body
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_key_of_the_joins_changelog_is_refused_or_kept(data: st.DataObject) -> None:
+    wire = data.draw(mutated(KEYS))
+    try:
+        key = BlockKey.decode(wire)
+    except MalformedRecordError as error:
+        refused(error, wire)
+    else:
+        assert key.encode() == wire
+
+
+def test_a_manifest_with_any_odd_value_is_refused_or_kept() -> None:
+    assert {manifest_accepted(wire) for sample in MANIFESTS for wire in swapped(sample)} == {True, False}
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_a_manifest_with_broken_bytes_is_refused_or_kept(data: st.DataObject) -> None:
+    manifest_accepted(data.draw(mutated(MANIFESTS)))
+
+
+def test_a_block_whose_header_holds_any_odd_value_is_refused_or_kept_though_its_crc_is_right() -> None:
+    short = {encode(header, {}): None for header, _ in map(decode, BLOCKS)}
+    few = sorted(sorted(BLOCKS, key=len)[:3] + sorted(short, key=len)[:3])
+    assert {block_accepted(with_its_crc(body)) for wire in few for body in swapped(wire[4:])} == {True, False}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"abc", b"null\n", b"{}\n", b'{"arrays":[["a","<f9",0]]}\n', b'{"arrays":[["a",[],1]]}\n',
+             b'{"arrays":[["a","<f8",2305843009213693952]]}\n', b'{"arrays":[["a","|O8",1]]}\n12345678',
+             b'{"arrays":[["a",[["b","|b1"],["b","|b1"]],1]]}\n12', b'{"arrays":[["a","|u1",1]]}\n12'],
+)  # fmt: skip
+def test_a_block_of_other_content_is_refused_though_its_crc_is_right(body: bytes) -> None:
+    assert not block_accepted(with_its_crc(body))
+
+
+@settings(max_examples=400)
+@given(data=st.data())
+def test_a_block_with_broken_bytes_is_refused_or_kept_whether_its_crc_is_right_or_not(data: st.DataObject) -> None:
+    wire = data.draw(mutated(BLOCKS))
+    assert block_accepted(wire) == (wire in BLOCKS), "a CRC-32 sees what is done here"
+    block_accepted(with_its_crc(wire[4:]))
+
+
+def harmed(data: st.DataObject, changelog: list[Kept]) -> list[Kept]:
+    """Break the bytes of a record, in its key, its value or the epoch of its writer, and let it follow what it was.
+
+    The first and the last are drawn as often as all others together: claims, manifests and entries lie there.
+    """
+    last = len(changelog) - 1
+    at = data.draw(st.sampled_from([0, last]) | st.integers(0, last))
+    one = changelog[at]
+    match data.draw(st.sampled_from(["key", "value", "epoch"])):
+        case "key":
+            one = one._replace(key=data.draw(mutated([one.key])))
+        case "value":
+            one = one._replace(value=data.draw(mutated([one.value])))
+        case _:
+            one = one._replace(headers=tuple((name, data.draw(mutated([value]))) for name, value in one.headers))
+    return [*changelog[: at + 1], one, *changelog[at + 1 :]]
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_a_claim_is_taken_over_any_foreign_record_or_refused(data: st.DataObject) -> None:
+    changelog = harmed(data, data.draw(st.sampled_from(JOINS)))
+    taking = Claim(partition=1, owner=78)
+    for offset, one in enumerate(changelog):
+        taking.meet(offset, one.key, one.value)
+    taking.end()
+    taking.claimed_at(len(changelog))
+    taking.meet(len(changelog), taking.key(), b"{}")
+    try:
+        kept = taking.kept()
+    except MalformedRecordError as error:
+        refused(error, changelog)
+    else:
+        assert kept.manifest is None or manifest_accepted(kept.manifest)
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+@settings(max_examples=150)
+@given(data=st.data())
+def test_the_rows_of_a_stage_are_read_or_a_foreign_hand_is_noticed(stage: str, data: st.DataObject) -> None:
+    changelog = harmed(data, data.draw(st.sampled_from(changelogs(stage))))
+    restored = Restored(0)
+    try:
+        for one in changelog:
+            restored.take(one.key, one.value, one.headers)
+        view = View(0, restored.table)
+        if stage == "detect":
+            StateRows(view.rows).read()
+        for prefix, kind in KINDS.get(stage, {}).items():
+            list(Rows(view.rows, prefix, kind).items())
+    except (TornEntryError, TornStateError) as error:
+        refused(error, changelog)

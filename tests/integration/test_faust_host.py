@@ -32,7 +32,7 @@ from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, StageHost, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
-from streams.runtime.write_ahead import Changes, Restored, claim, epoch_headers, epoch_of, table_key
+from streams.runtime.write_ahead import EPOCH, Changes, Restored, claim, epoch_headers, epoch_of, table_key
 from tests.streams.runtime.broker_faults import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, BrokerFaults
 
 WAIT_S = 90
@@ -512,9 +512,10 @@ def test_rows_that_a_frozen_worker_leaves_in_the_changelog_of_another_are_overwr
             await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"10")
             for key, value in (("k1", b'{"n":3,"count":3}'), ("gone", b"x"), ("@events", b"3")):
                 bench.send(bench.settings.changelog("tally"), [value], 1, table_key(1, key))
+            bench.send(bench.settings.changelog("tally"), [b"x"], 1, b"no key of ours", ((EPOCH, b"none"),))
             bench.events(1, range(11, 12))
             await until(lambda: bench.rows("tally").get(table_key(1, "@events")) == b"11")
-            await until(lambda: host.counts()["tally"]["foreign_rows"] == 3)
+            await until(lambda: host.counts()["tally"]["foreign_rows"] == 4)
             await until(lambda: bench.rows("tally").get(table_key(1, "gone"), b"x") is None)
 
     run(trial)
