@@ -76,9 +76,13 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - the test says what is expected
             self.error = error
 
+    def tell(self) -> None:
+        """Tell it to stop."""
+        self._told.set()
+
     def stop(self) -> None:
         """Tell it to stop, and see that it leaves as it should."""
-        self._told.set()
+        self.tell()
         self.join()
         if self.error is not None:
             raise self.error
@@ -110,7 +114,7 @@ def begin(cluster: KafkaSettings, tmp_path: Path) -> Iterator[Callable[..., Work
 
     yield start
     for worker in workers:
-        worker._told.set()  # noqa: SLF001
+        worker.tell()
         worker.join()
 
 
@@ -634,6 +638,40 @@ def test_blocks_that_no_manifest_names_are_a_torn_tail_and_count_for_nothing(
     begin()
     world.tell(LATER_MS)
     world.check()
+
+
+def test_workers_that_come_and_go_all_at_once_lose_nothing_and_double_nothing(
+    cluster: KafkaSettings, begin: Callable[..., Worker]
+) -> None:
+    #  members  2 ---- 5 ---- 1 ---- 2      rows are written before each change
+    world = World(cluster, seed=13)
+    members: list[Worker] = []
+
+    def come(number: int) -> None:
+        world.write(200, span_ms=100_000)
+        members.extend(begin(instance_id=None, session_timeout_ms=3_000) for _ in range(number))
+
+    def share(*partitions: int) -> None:
+        members[-1].until(lambda: sorted(len(one.hot_path.status.owned) for one in members) == list(partitions))
+
+    come(2)
+    share(2, 2)
+    come(3)
+    share(0, 1, 1, 1, 1)
+    world.write(200, span_ms=100_000)
+    leaving, members = members[:-1], members[-1:]
+    for one in leaving:
+        one.tell()
+    for one in leaving:
+        one.stop()
+    share(4)
+    come(1)
+    share(2, 2)
+    world.tell(LATER_MS)
+    world.check()
+    for one in members:
+        one.stop()
+        assert one.hot_path.counts["conservation_errors"] == one.hot_path.counts["offsets_lost"] == 0
 
 
 def test_a_topic_of_another_count_is_refused_with_what_to_do(
