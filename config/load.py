@@ -127,13 +127,14 @@ def _from_file(file: Path, faults: list[Fault]) -> Branch:
     try:
         read = files.read(file, MOST_BYTES)
         text = "" if len(read) > MOST_BYTES else read.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        got, remedy = cause_of(error), "save it as UTF-8"
     except (OSError, ValueError) as error:
-        got = cause_of(error)
+        got, remedy = cause_of(error), "name a file that is there and may be read"
     else:
         if len(read) <= MOST_BYTES:
             return _from_text(str(file), text, faults)
-        got = "more than 1 MiB"
-    remedy = "name a file that exists, or leave --config out"
+        got, remedy = "more than 1 MiB", "name a file of at most 1 MiB: settings of thousands of models are no longer"
     faults.append(Fault(source=str(file), line=0, setting="", expected="a TOML file", got=got, remedy=remedy))
     return Branch({}, str(file), 0)
 

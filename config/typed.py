@@ -16,6 +16,11 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _MS = "_ms"
 _LACKS = "Object missing required field `"
+_FORMS = {
+    r"^https?://": "https://HOST/PATH (http:// with allow_private = true)",
+    r"^\d{4}-\d{2}-\d{2}$": "a date as YYYY-MM-DD",
+}
+"""Patterns of settings, as a person would say them."""
 
 
 def typed(branch: Branch, kind: type[StructT], path: str, faults: list[Fault]) -> StructT | None:
@@ -117,6 +122,7 @@ def _convert(value: object, annotation: Any, path: str, at: Node, faults: list[F
         else:
             got = (got.replace("`", "") or "another") if inner else shown(value)
         expected = in_words(expected) if expected.startswith("`") else expected
+        expected = next((form for pattern, form in _FORMS.items() if repr(pattern) in expected), expected)
         faults.append(_fault(at, setting, expected[:1].lower() + expected[1:], got, remedy))
     return value
 

@@ -1,6 +1,7 @@
 """How are our confluent-kafka clients set? In one place, so that all of them partition, acknowledge and start alike."""
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -173,3 +174,17 @@ def refusal(client: AdminClient | Consumer | Producer, error: Exception) -> str:
         log.removeHandler(heard)
     telling = [text for text in heard.said if any(word in text for word in TELLING)]
     return telling[-1] if telling else said
+
+
+_HERE = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\]):(\d+)")
+
+
+def unanswered(settings: KafkaSettings, client: AdminClient | Consumer | Producer, error: Exception) -> str:
+    """Say that brokers did not answer, or refused, why, and what to look at."""
+    why = refusal(client, error)
+    if isinstance(error, KafkaException) and error.args[0].code() >= 0:  # a broker's word, not the client's
+        return f"{settings.broker}: {why}; may we ask about topics?"
+    here = _HERE.fullmatch(settings.broker)
+    start = f" None runs here: `make kafka PORT={here[1]}` starts one" if here and "refused" in why else ""
+    asked = "is the address right, and may we connect (--broker, --security-protocol)?"
+    return f"no answer from {settings.broker} ({why}): {asked}{start}"

@@ -173,6 +173,7 @@ def test_a_port_is_a_number_from_1_to_65535() -> None:
 def test_what_has_no_end_is_no_file_of_settings_or_of_a_password(tmp_path: Path) -> None:
     (settings,) = faults_of(Path("/dev/zero"), {})
     assert (settings.expected, settings.got) == ("a TOML file", "more than 1 MiB")
+    assert settings.remedy.startswith("name a file of at most 1 MiB")
     (password,) = faults_of(None, {"TOCSIN__KAFKA__SECURITY__PASSWORD_FILE": "/dev/zero"})
     assert (password.expected, password.got) == ("a secret of at most 65536 bytes", "more")
     file = tmp_path / "long.toml"
@@ -192,6 +193,14 @@ def test_a_variable_that_should_be_a_table_is_named_and_its_value_is_not_shown(t
 def test_a_file_that_is_not_there_is_a_fault_and_no_traceback(tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path / "absent.toml", {})
     assert "No such file" in fault.got
+    assert fault.remedy == "name a file that is there and may be read"
+
+
+def test_a_file_in_another_encoding_is_to_be_saved_as_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / "latin.toml"
+    file.write_bytes('tenant = "zürich"\n'.encode("latin-1"))
+    (fault,) = faults_of(file, {})
+    assert (fault.got, fault.remedy) == ("bytes that are no UTF-8", "save it as UTF-8")
 
 
 def test_whoever_copies_the_defaults_as_a_start_has_the_same_settings() -> None:

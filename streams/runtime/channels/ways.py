@@ -50,15 +50,18 @@ def _tables(branch: Branch, name: str) -> dict[str, Branch]:
 def _channel(name: str, table: Branch, environ: Mapping[str, str], faults: list[Fault]) -> None:
     path = f"channels.{name}"
     if name not in CHANNELS:
-        near = difflib.get_close_matches(name, CHANNELS, n=1)
-        remedy = f"did you mean {near[0]}?" if near else "name one of these"
-        one = Objection("", f"one of the channels {', '.join(CHANNELS)}", shown(name), remedy)
-        faults.append(_fault(table, path, one))
+        faults.append(_fault(table, path, _no_channel("", name)))
         return
     settings, raw = CHANNELS[name].settings, plain(table)
     assert isinstance(raw, dict)
     typed(table, settings, path, faults)
     faults += [_fault(placed(table, one.setting), path, one) for one in settings.objections(raw, environ)]
+
+
+def _no_channel(setting: str, name: str) -> Objection:
+    near = difflib.get_close_matches(name, CHANNELS, n=1)
+    remedy = f"did you mean {near[0]}?" if near else "name one of these"
+    return Objection(setting, f"one of the channels {', '.join(CHANNELS)}", shown(name), remedy)
 
 
 def _contact(contact: Mapping[str, object], channels: Mapping[str, Branch]) -> Objection | None:
@@ -67,9 +70,10 @@ def _contact(contact: Mapping[str, object], channels: Mapping[str, Branch]) -> O
     if not isinstance(channel, str):
         return None
     if channel not in channels:
-        near = difflib.get_close_matches(channel, channels, n=1)
-        remedy = f"did you mean {near[0]}?" if near else f"write [channels.{channel}]"
-        return Objection("channel", f"a channel that has settings ({', '.join(channels)})", shown(channel), remedy)
+        if channel in CHANNELS:
+            expected = f"a channel that has settings ({', '.join(channels)})"
+            return Objection("channel", expected, shown(channel), f"write [channels.{channel}]")
+        return _no_channel("channel", channel)
     if channel not in CHANNELS or not isinstance(address, str):
         return None
     raw = plain(channels[channel])

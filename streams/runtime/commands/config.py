@@ -24,12 +24,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be given."""
     inner = parser.add_subparsers(dest="action", required=True, metavar="check|defaults")
     check = add_command(inner, "check", "name every fault of a file", CHECKS)
-    check.add_argument(
+    named = check.add_mutually_exclusive_group()
+    named.add_argument(
         "file",
         nargs="?",
         type=Path,
         metavar="FILE",
         help="settings, TOML (default: none, so that the defaults are checked)",
+    )
+    named.add_argument(
+        "--config", type=Path, dest="named", metavar="FILE", help="the same, as all other commands take it"
     )
     add_json(check)
     add_command(inner, "defaults", "print the default files", SHOWS)
@@ -60,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         say(DEFAULT_FILE.read_text(encoding="utf-8") + "\n" + RESPONSE_FILE.read_text(encoding="utf-8"))
         return Exit.DONE
     try:
-        settings = load(arguments.file, os.environ, {}, unworkable, misled)
+        settings = load(arguments.named or arguments.file, os.environ, {}, unworkable, misled)
     except SettingsError as error:
         for fault in error.faults:
             _tell(fault, as_json=arguments.json)
@@ -72,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         join, models = settings.join, settings.models
         say(f"deployment {settings.tenant}/{settings.environment} on {settings.kafka.broker}")
         say(f"ticks of {duration_text(join.tick_ms)}, labels awaited for {duration_text(join.label_wait_ms)}")
-        say(f"at most {settings.detect.pages_per_week:g} false page(s) a week over {len(models)} model(s)")
+        pages, tickets = settings.detect.pages_per_week, settings.detect.tickets_per_week
+        say(f"at most {pages:g} false page(s) a week and {tickets:g} ticket(s), over {len(models)} model(s)")
         if unbuilt := settings.budget().unbuilt():
             say(f"shares of signals that are not built yet are not spent: {', '.join(unbuilt)}")
         for model in models.values():

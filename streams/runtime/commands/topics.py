@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             made = [name for name in missing if name not in {fault.topic for fault in faults}]
         faults += _astray(settings, {fault.topic for fault in faults if fault.problem == topics.NOT_THERE} | set(made))
     except (KafkaException, TimeoutError) as error:
-        message = f"{settings.kafka.broker}: {kafka.refusal(client, error)}; is the address right, and may we ask about topics?"
-        raise CommandError(Exit.BROKER, message) from None
+        raise CommandError(Exit.BROKER, kafka.unanswered(settings.kafka, client, error)) from None
     for name in made:
         if arguments.json:
             say_json({"topic": name, "made": True})

@@ -53,11 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:  # told to stop: nothing has begun, and nothing is in hand
         return Exit.DONE
     except (KafkaException, TimeoutError) as error:
-        raise CommandError(
-            Exit.BROKER,
-            f"no answer from {settings.kafka.broker} ({kafka.refusal(admin, error)}): is the address right, and may we connect "
-            "(--broker, --security-protocol)?",
-        ) from None
+        raise CommandError(Exit.BROKER, kafka.unanswered(settings.kafka, admin, error)) from None
     if faults:
         said = "\n".join(map(str, faults))
         raise CommandError(Exit.NOT_SO, f"the topics are not as they must be, nothing was started\n{said}")

@@ -141,8 +141,8 @@ def broker_for(address: str | None, folder: Path) -> Iterator[Settings]:
     admin = kafka.admin(settings.kafka)
     try:
         faults = topics.create(admin, settings.kafka, changelogs)
-    except KafkaException as error:
-        raise CommandError(Exit.BROKER, f"no topics on {address}: {error.args[0].str()}") from None
+    except (KafkaException, TimeoutError) as error:
+        raise CommandError(Exit.BROKER, kafka.unanswered(settings.kafka, admin, error)) from None
     if faults:
         raise CommandError(Exit.NOT_SO, "the topics are not as they must be\n" + "\n".join(map(str, faults)))
     try:

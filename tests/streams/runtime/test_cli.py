@@ -291,6 +291,60 @@ def test_an_address_that_leads_nowhere_is_named_with_its_line_before_anything_st
     assert "directory.team:ml-oncall[0].address" in capsys.readouterr().err
 
 
+def test_a_channel_that_there_is_not_is_answered_with_those_that_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def text(channel: str) -> str:
+        return f'[directory]\n"team:ml-oncall" = [{{ channel = "{channel}", address = "a", modes = ["page"] }}]\n'
+
+    place = "own.toml:2: directory.team:ml-oncall[0].channel: expected one of the channels log, file, webhook"
+    for channel, remedy in (("slack", "name one of these"), ("webhok", "did you mean webhook?")):
+        status, out, _ = checked(tmp_path / "own.toml", text(channel), capsys)
+        assert (status, out) == (Exit.SETTINGS, f'{place}, got "{channel}"; {remedy}\n')
+
+
+def test_what_a_text_must_look_like_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPS", KEY)
+    text = ENDPOINT.replace("https://", "htp://") + '[policy.calendar]\nholidays = ["1.5.2027"]\n'
+    status, out, _ = checked(tmp_path / "own.toml", text, capsys)
+    expected = "expected https://HOST/PATH (http:// with allow_private = true), got "
+    assert (status, f"own.toml:2: channels.webhook.endpoints.ops.url: {expected}" in out) == (Exit.SETTINGS, True)
+    assert "policy.calendar.holidays[0]: expected a date as YYYY-MM-DD, got another" in out
+    assert "regex" not in out
+
+
+def test_a_file_is_checked_under_either_spelling_of_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text('tenant = "acme"\n[detect]\ntickets_per_week = 7\n')
+    for words in ([str(file)], ["--config", str(file)]):
+        assert run(["config", "check", *words]) == Exit.DONE
+        out = capsys.readouterr().out
+        assert "deployment acme/production" in out
+        assert "at most 1 false page(s) a week and 7 ticket(s), over 0 model(s)" in out
+    assert run(["config", "check", "--config", "nosuch.toml"]) == Exit.SETTINGS
+    assert "nosuch.toml: expected a TOML file, got No such file or directory; name a file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["topics", "check"], ["worker", "triage"], ["demo", "--fault", "none"]],
+    ids=lambda words: words[0],
+)
+def test_who_finds_no_broker_is_told_what_to_look_at_and_how_to_start_one_here(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOCSIN__KAFKA__REQUEST_WAIT_MS", "1000")
+    assert run([*words, "--broker", "localhost:1"]) == Exit.BROKER
+    err = capsys.readouterr().err
+    assert "no answer from localhost:1 (" in err
+    assert "is the address right, and may we connect (--broker, --security-protocol)?" in err
+    assert err.endswith("None runs here: `make kafka PORT=1` starts one\n")
+
+
 def test_a_target_that_no_policy_names_is_pointed_out_and_is_no_fault(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
