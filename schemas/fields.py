@@ -61,6 +61,15 @@ class MalformedRecordError(ValueError):
         super().__init__(f"{where}: expected {expected}, got {got}")
 
 
+def counted(count: int, what: str) -> str:
+    """Count things for people, by their name in the singular.
+
+    >>> counted(1, "record"), counted(0, "record"), counted(1_200, "record")
+    ('1 record', '0 records', '1,200 records')
+    """
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def described(value: object) -> str:
     """Describe a foreign value without quoting its text.
 
@@ -74,7 +83,7 @@ def described(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        return f"a text of {len(value)} characters"
+        return f"a text of {counted(len(value), 'character')}"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     return f"an object of {len(value)}" if isinstance(value, dict) else type(value).__name__

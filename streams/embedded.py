@@ -22,6 +22,7 @@ from config.settings import Settings
 from schemas.baseline import Baseline
 from schemas.closed import Closed
 from schemas.dead_letter import DeadLetter
+from schemas.fields import counted
 from schemas.finding import Finding
 from schemas.incident import Incident, Reason
 from schemas.label import Label
@@ -438,9 +439,10 @@ class Tocsin:
         return f"{severity} {incident.display_id} {incident.reason}, model {incident.model}: {' '.join(said)}"
 
     def _calm(self) -> str:
-        taken = f"{self._taken[OUTPUTS]} outputs and {self._taken[LABELS]} labels taken, {self.refused} refused"
+        outputs, labels = counted(self._taken[OUTPUTS], "output"), counted(self._taken[LABELS], "label")
+        taken = f"{outputs} and {labels} taken, {self.refused} refused"
         many = len(self.incidents)
-        return f"{many} open incidents, none new; {taken}" if many else f"No incident is open; {taken}"
+        return f"{counted(many, 'open incident')}, none new; {taken}" if many else f"No incident is open; {taken}"
 
     def _result(self, worst: Incident | None, message: str, now_ms: int) -> DetectionResult:
         firing = [] if worst is None else [one for one in worst.findings if one.state == "firing"]

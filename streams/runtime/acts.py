@@ -34,7 +34,7 @@ def latest_incidents(reader: Reader) -> list[Incident]:
     if unread:
         where = next(iter(unread.values()))
         complain(
-            f"{len(unread)} records cannot be read and are left out (is this command older than they?), first: {where}"
+            f"records that cannot be read, and are left out (is this command older than they?): {len(unread)}, first {where}"
         )
     return sorted(
         (one for one in by_key.values() if one is not None), key=lambda one: (one.opened_at_ms, one.incident_id)

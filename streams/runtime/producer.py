@@ -25,6 +25,7 @@ from typing import Self
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from config.settings import KafkaSettings
+from schemas.fields import counted
 from streams.runtime import kafka
 from streams.runtime.many_rows import Bundled, ManyRows, Row
 from streams.runtime.topics import LABELS, OUTPUTS
@@ -48,7 +49,7 @@ class NotAcknowledgedError(Exception):
 
     def __init__(self, rows: Sequence[Row], why: str) -> None:
         self.rows = tuple(rows)
-        super().__init__(f"{len(rows)} rows were not acknowledged: {why}")
+        super().__init__(f"{counted(len(rows), 'row')} not acknowledged: {why}")
 
 
 class WrongPartitionsError(Exception):

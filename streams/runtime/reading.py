@@ -13,10 +13,11 @@ from typing import Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from config.settings import KafkaSettings, WorkerSettings
+from schemas.baseline import Baseline
 from schemas.clock import Clock
 from schemas.closed import Closed
 from schemas.fields import MalformedRecordError
-from streams.runtime import kafka
+from streams.runtime import kafka, topics
 from streams.runtime.terminal import CommandError, Exit, at, complain, lasting
 from streams.runtime.unreadable import CHECKED, UNREADABLE, reach
 
@@ -215,11 +216,7 @@ class Reader:
         )
 
     def _silent(self, error: KafkaException) -> CommandError:
-        return CommandError(
-            Exit.BROKER,
-            f"no answer from {self._settings.broker} in {self._wait_s:g} s ({kafka.refusal(self._consumer, error)}): "
-            "is the address right, and may we connect (--broker, --security-protocol)?",
-        )
+        return CommandError(Exit.BROKER, kafka.unanswered(self._settings, self._consumer, error))
 
 
 def wall_ms() -> int:
@@ -284,3 +281,15 @@ def counted_through_ms(reader: Reader) -> dict[int, int]:
             continue
         through[closed.source_partition] = max(through.get(closed.source_partition, 0), closed.through_ms)
     return dict(sorted(through.items()))
+
+
+def published(reader: Reader) -> list[Baseline]:
+    """Return the first part of each baseline that is published, by model and version."""
+    by_key: dict[bytes | None, Baseline | None] = {}
+    for read in reader.all(topics.BASELINES):
+        try:
+            by_key[read.key] = None if read.value is None else Baseline.decode(read.value)
+        except MalformedRecordError as error:
+            complain(f"{read.topic}[{read.partition}]@{read.offset} cannot be read: {error}")
+    found = [one for one in by_key.values() if one is not None and one.part == 0]
+    return sorted(found, key=lambda one: (one.model, one.version))

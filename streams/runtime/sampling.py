@@ -27,14 +27,15 @@ class Sample:
     ----------
     rows, misplaced
         Row ids that were looked at, and those that murmur2 sends to another partition.
-    unlisted
-        Rows of models that are not configured, by model.
+    listed, unlisted
+        Rows of models that are configured, and of those that are not, by model.
     unreadable
         Batches that cannot be read.
     """
 
     rows: int = 0
     misplaced: int = 0
+    listed: Counter[str] = field(default_factory=Counter)
     unlisted: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
 
@@ -80,7 +81,9 @@ def sample(reader: Reader, models: Mapping[str, Model], topic: str) -> Sample:
         found.misplaced += decoded.mismatched
         of = decoded.batch.model
         counts = np.bincount(of.codes, minlength=len(of.values)).tolist()
-        found.unlisted.update({name: n for name, n in zip(of.values, counts, strict=True) if name not in models})
+        for name, n in zip(of.values, counts, strict=True):
+            if n:
+                (found.listed if name in models else found.unlisted)[name] += n
     found.unreadable = reader.unreadable[topic] - unreadable
     return found
 

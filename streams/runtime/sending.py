@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from confluent_kafka import KafkaError, Message
 
 from config.settings import KafkaSettings
+from schemas.fields import counted
 from streams.runtime import kafka
 from streams.runtime.stage_spec import Routed
 from streams.runtime.terminal import CommandError, Exit
@@ -55,7 +56,7 @@ class Sending:
         waiting = self._producer.flush(self._settings.delivery_wait_ms / 1000)
         self._check()
         if waiting:
-            message = f"{waiting} records were not acknowledged in {self._settings.delivery_wait_ms} ms"
+            message = f"{counted(waiting, 'record')} not acknowledged in {self._settings.delivery_wait_ms} ms"
             raise CommandError(Exit.BROKER, f"{message}; it is safe to run the command again")
         return self.acknowledged
 

@@ -59,7 +59,7 @@ def spending(reader: Reader, budget: Budget) -> Spending:
         if is_all:
             break
     if unread:
-        complain(f"{unread} records of {reader.topic(LEDGER)} cannot be read and are left out")
+        complain(f"records of {reader.topic(LEDGER)} that cannot be read, and are left out: {unread}")
     sums: dict[tuple[str, Ledger], float] = {}
     for one in entries:
         if one.to_ms > to_ms - WEEK_MS:

@@ -25,7 +25,7 @@ from detectors.history import History
 from detectors.suitability import LEAST_SPAN_MS, Doubt, Doubtful, doubts
 from detectors.table import DETECTORS
 from schemas.baseline import Baseline
-from schemas.fields import MalformedRecordError
+from schemas.fields import MalformedRecordError, counted
 from schemas.instant import instant
 from schemas.model import Model
 from streams.runtime import topics
@@ -33,7 +33,7 @@ from streams.runtime.arming_words import ACCEPT_FAULTY, ACCEPT_SHORT, doubtful, 
 from streams.runtime.commands.common import add_command, add_json, add_settings, settings_of
 from streams.runtime.histories import Gathered, gather, history_of
 from streams.runtime.lines import plain
-from streams.runtime.reading import Reader
+from streams.runtime.reading import Reader, published
 from streams.runtime.row_files import count_rows, read_rows, refuse_pipes
 from streams.runtime.sending import send_all
 from streams.runtime.stage_spec import Routed
@@ -140,18 +140,6 @@ def run(arguments: argparse.Namespace) -> int:
         with Reader(settings.kafka) as reader:
             return _list(arguments, published(reader))
     return _build(arguments, settings)
-
-
-def published(reader: Reader) -> list[Baseline]:
-    """Return the first part of each baseline that is published, by model and version."""
-    by_key: dict[bytes | None, Baseline | None] = {}
-    for read in reader.all(topics.BASELINES):
-        try:
-            by_key[read.key] = None if read.value is None else Baseline.decode(read.value)
-        except MalformedRecordError as error:
-            complain(f"{read.topic}[{read.partition}]@{read.offset} cannot be read: {error}")
-    found = [one for one in by_key.values() if one is not None and one.part == 0]
-    return sorted(found, key=lambda one: (one.model, one.version))
 
 
 def _list(arguments: argparse.Namespace, found: list[Baseline]) -> int:
@@ -273,14 +261,14 @@ def _gathered(arguments: argparse.Namespace, model: Model) -> Gathered:
         for said in refused:
             complain(plain(f"{file.name}:{said}"))
     for count, what in (
-        (found.refused_rows, "rows are no outputs or labels, and were left out"),
-        (found.foreign_rows, "rows are of other models, and were left out"),
-        (found.repeated_rows, "outputs stand twice: the first counts"),
-        (found.orphans, "labels have no output"),
-        (found.late, "labels came after the model's wait: their outputs count as unlabelled"),
+        (found.refused_rows, "rows that are no outputs or labels, and were left out"),
+        (found.foreign_rows, "rows of other models, left out"),
+        (found.repeated_rows, "outputs that stand twice, of which the first counts"),
+        (found.orphans, "labels without an output"),
+        (found.late, "labels that came after the model's wait, so that their outputs count as unlabelled"),
     ):
         if count:
-            complain(f"{count:,} {what}")
+            complain(f"{what}: {count:,}")
     if arguments.labels is not None and found.outputs and not found.matched_rows:
         raise CommandError(
             Exit.DATA,
@@ -309,8 +297,8 @@ def _tell(learned: Learned, model: Model, history: History, *, is_published: boo
     span = f"{at(begins)} to {at(ends)} ({lasting(spans_ms)})"
     version = f"version {baseline.version}" if is_published else "a version to be"  # only brokers know the last one
     say(f"{plain(baseline.model)}, {version}, valid from {at(baseline.valid_from_ms)}")
-    say(f"learned from {outputs:,} outputs, {labelled:,} of them labelled ({labelled / outputs:.0%}), {span}")
-    say(f"{len(baseline.lanes)} lanes, {len(baseline.binning.features)} features")
+    say(f"learned from {counted(outputs, 'output')}, {labelled:,} of them labelled ({labelled / outputs:.0%}), {span}")
+    say(f"{counted(len(baseline.lanes), 'lane')}, {counted(len(baseline.binning.features), 'feature')}")
     say()
     say("\n".join(table(learned)))
     why = reasons(learned, model)

@@ -15,7 +15,7 @@ import msgspec
 
 from config.settings import KafkaSettings
 from schemas.dead_letter import DeadLetter, SentAgain
-from schemas.fields import REFUSALS, MalformedRecordError
+from schemas.fields import REFUSALS, MalformedRecordError, counted
 from streams.runtime import topics
 from streams.runtime.commands.common import add_command, add_json, add_settings, pace, settings_of, since_ms
 from streams.runtime.decode import Apart
@@ -323,6 +323,6 @@ class Replay:
         if self._arguments.json:
             say_json({"would_send" if self._arguments.dry_run else "sent": self.sent, "passed_over": passed_over})
             return
-        say(f"{'would send' if self._arguments.dry_run else 'sent'} {self.sent:,} records again")
+        say(f"{'would send' if self._arguments.dry_run else 'sent'} {counted(self.sent, 'record')} again")
         for reason, count in passed_over.items():
             say(f"passed over {count:,}: {reason}")

@@ -29,7 +29,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from config.settings import KafkaSettings, Settings
-from schemas.fields import MalformedRecordError
+from schemas.fields import MalformedRecordError, counted
 from schemas.label import Label
 from schemas.output import Output
 from streams.runtime import topics
@@ -98,6 +98,11 @@ class Sent:
     refused: int = 0
     named: list[str] = field(default_factory=list)
 
+    @property
+    def rows(self) -> str:
+        """What was sent, for people."""
+        return f"{counted(self.outputs, 'output')} and {counted(self.labels, 'label')}"
+
     def refuse(self, file: str, place: int, error: MalformedRecordError) -> None:
         """Take note of a row that cannot be read."""
         self.refused += 1
@@ -122,7 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
         with Progress("sending", total, "rows") as progress:
             _send(arguments, settings.kafka, records, sent, progress)
     except KeyboardInterrupt:
-        complain(f"sent until then: {sent.outputs:,} outputs and {sent.labels:,} labels")
+        complain(f"sent until then: {sent.rows}")
         raise
     finally:
         for said in sent.named:
@@ -132,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say_json(_counts(sent, doubts))
     else:
-        say(f"sent {sent.outputs:,} outputs and {sent.labels:,} labels in {sent.messages:,} messages")
+        say(f"sent {sent.rows} in {counted(sent.messages, 'message')}")
     if sent.refused:
         complain(f"rows that are no outputs or labels, and were left out: {sent.refused:,}")
     return Exit.DATA if sent.refused else Exit.DONE

@@ -16,8 +16,10 @@ from contextlib import suppress
 import msgspec
 
 from config.settings import Settings
+from detectors.table import NEEDS
+from detectors.usable import refuse_unusable
 from schemas.dead_letter import DeadLetter
-from schemas.fields import MalformedRecordError
+from schemas.fields import MalformedRecordError, counted
 from schemas.finding import Finding
 from schemas.incident import Incident
 from schemas.receipt import Receipt
@@ -27,7 +29,7 @@ from streams.runtime import topics
 from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.lines import plain
-from streams.runtime.reading import Reader, Told, counted_through_ms, told_time, wall_ms
+from streams.runtime.reading import Reader, Told, counted_through_ms, published, told_time, wall_ms
 from streams.runtime.sampling import sample
 from streams.runtime.spending import Spending, spending
 from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
@@ -56,6 +58,31 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     opens_at_ms: int
 
 
+class Blind(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of the settings whose rows come and for which no baseline holds: nothing rings for it.
+
+    `holds_from_ms`: from when on the next one does, None where none will; `refused`: why the newest cannot be used.
+    """
+
+    model: str
+    holds_from_ms: int | None = None
+    refused: str = ""
+
+    def __str__(self) -> str:
+        """Say what to do.
+
+        >>> print(Blind(model="fraud"))
+        rows of fraud come and no baseline holds, so that nothing rings for it: `tocsin baseline build`
+        >>> print(Blind(model="fraud", holds_from_ms=1_795_341_600_000))
+        rows of fraud come and its baseline holds from 2026-11-22 10:00:00 on: until then nothing rings for it
+        """
+        name = plain(self.model)
+        if self.holds_from_ms is not None:
+            return f"rows of {name} come and its baseline holds from {at(self.holds_from_ms)} on: until then nothing rings for it"
+        why = f"its baseline cannot be used ({plain(self.refused)})" if self.refused else "no baseline holds"
+        return f"rows of {name} come and {why}, so that nothing rings for it: `tocsin baseline build`"
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a deployment from outside.
 
@@ -73,6 +100,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         Of the newest rows by topic: how many were looked at, and how many lie where the join does not look for them.
     unlisted_rows
         Of the same, those of models that the settings do not list, by model.
+    blind
+        Models that the settings list and whose rows come, without a baseline that holds.
     open_incidents
         By severity, for instance `SEV-2`.
     in_hold_down
@@ -94,6 +123,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     sampled_rows: dict[str, int]
     misplaced_rows: dict[str, int]
     unlisted_rows: dict[str, int]
+    blind: list[Blind]
     open_incidents: dict[str, int]
     in_hold_down: list[Held]
     spending: Spending
@@ -137,14 +167,22 @@ def look(reader: Reader, settings: Settings) -> Status:
     samples = {name: sample(reader, settings.models, name) for name in (topics.OUTPUTS, topics.LABELS) if name in there}
     with_sla = frozenset(name for name, model in settings.models.items() if model.sla_accuracy is not None)
     unlisted = Counter[str]()
+    listed: set[str] = set()
     for one in samples.values():
         unlisted.update(one.unlisted)
+        listed.update(one.listed)
+    blind = _blind(reader, settings, sorted(listed), told)
     faults = [f"{name} is not there: `tocsin topics create` makes it" for name in missing]
     faults += [] if told.moves else [str(told)]
     faults += [str(fault) for name, one in samples.items() for fault in one.faults(reader.topic(name))]
     return Status(
         faults=faults,
-        hints=[*_behind(settings, told, joined, detected), *_unlisted(unlisted), *_unreached(reader, open_ones)],
+        hints=[
+            *_behind(settings, told, joined, detected),
+            *_unlisted(unlisted),
+            *_unwatched(blind),
+            *_unreached(reader, open_ones),
+        ],
         missing=missing,
         clock_ms=told.now_ms,
         clock_moves=told.moves,
@@ -153,6 +191,7 @@ def look(reader: Reader, settings: Settings) -> Status:
         sampled_rows={name: one.rows for name, one in samples.items()},
         misplaced_rows={name: one.misplaced for name, one in samples.items()},
         unlisted_rows=unlisted,
+        blind=blind,
         open_incidents=dict(sorted(Counter(one.severity.display for one in open_ones).items())),
         in_hold_down=_held(
             settings.response.triage_settings(with_sla), min(detected.values(), default=0), said.values(), open_ones
@@ -240,6 +279,32 @@ def _unlisted(rows: Counter[str]) -> list[str]:
     return [f"rows come of models that the settings do not list, and nothing rings for them: {named}{more}"]
 
 
+def _blind(reader: Reader, settings: Settings, models: Sequence[str], told: Told) -> list[Blind]:
+    """Name those of the models for which no baseline holds now."""
+    if not models:
+        return []
+    now_ms = told.now_ms if told.now_ms is not None and told.moves else wall_ms()
+    holds_from_ms: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    for one in published(reader) if reader.partitions(topics.BASELINES) else ():
+        try:
+            refuse_unusable(one, tick_ms=settings.join.tick_ms, needs=NEEDS)
+        except MalformedRecordError as error:
+            refused[one.model] = str(error)
+        else:
+            holds_from_ms[one.model] = min(one.valid_from_ms, holds_from_ms.get(one.model, one.valid_from_ms))
+    return [
+        Blind(model=name, holds_from_ms=from_ms, refused=refused.get(name, "") if from_ms is None else "")
+        for name in models
+        if (from_ms := holds_from_ms.get(name)) is None or from_ms > now_ms
+    ]
+
+
+def _unwatched(blind: Sequence[Blind]) -> list[str]:
+    more = [f"{len(blind) - MOST_NAMED} more models have no baseline that holds"] if len(blind) > MOST_NAMED else []
+    return [*map(str, blind[:MOST_NAMED]), *more]
+
+
 def _unreached(reader: Reader, open_ones: list[Incident]) -> list[str]:
     """Point out pages of open incidents that reached nobody, by the newest receipts."""
     if not open_ones or not reader.partitions(topics.RECEIPTS):
@@ -281,7 +346,7 @@ def _tell(status: Status, settings: Settings) -> None:
         named = ", ".join(dict.fromkeys(f"{plain(one.kind)} of {plain(one.model)}" for one in held[:MOST_NAMED]))
         more = f" and {len(held) - MOST_NAMED} more" if len(held) > MOST_NAMED else ""
         first = f"the first opens an incident at {at(held[0].opens_at_ms)} unless it clears"
-        say(f"in hold-down   {len(held)} findings, {first}: {named}{more}")
+        say(f"in hold-down   {counted(len(held), 'finding')}, {first}: {named}{more}")
     say(
         f"dead letters   {'' if status.dead_letters_all else 'at least '}{status.dead_letters:,} kept"
         + (", see `tocsin dead-letters list`" if status.dead_letters else "")

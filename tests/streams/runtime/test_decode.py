@@ -178,12 +178,12 @@ BAD: dict[str, tuple[bytes | None, str, str]] = {
     "id is null": (bytes_of(GOOD | {"prediction_id": None}), "prediction_id", "null"),
     "a list for a feature": (bytes_of(GOOD | {"features": {"age": [1]}}), "features.age", "a list of 1"),
     "a text where a number must be": (
-        bytes_of(GOOD | {"model": "price"}), "prediction", "a text of 1 characters",
+        bytes_of(GOOD | {"model": "price"}), "prediction", "a text of 1 character",
     ),
     "a number too large": (bytes_of(GOOD | {"model": "price", "prediction": 1e39}), "prediction", "1e+39"),
     "no rows": (bytes_of({"rows": 0, "columns": {}}), "rows", "0"),
     "an empty list": (b"[]", "rows", "none"),
-    "rows is no number": (bytes_of({"rows": "2", "columns": {}}), "rows", "a text of 1 characters"),
+    "rows is no number": (bytes_of({"rows": "2", "columns": {}}), "rows", "a text of 1 character"),
     "no count of rows": (bytes_of({"columns": {}}), "rows", "nothing"),
     "columns are no lists": (bytes_of({"rows": 1, "columns": {"model": 1}}), "columns", "an object of 1"),
     "ragged columns": (

@@ -136,7 +136,7 @@ def test_a_block_that_ends_with_rows_left_is_an_error(broker: EmbeddedBroker) ->
             rows.send(row)
             broker.close()
 
-    with pytest.raises(NotAcknowledgedError, match=r"1 rows were not acknowledged: no answer in 0\.3 s") as raised:
+    with pytest.raises(NotAcknowledgedError, match=r"1 row not acknowledged: no answer in 0\.3 s") as raised:
         send()
     assert raised.value.rows == (row,)
 

@@ -151,7 +151,7 @@ def replay(tocsin: Tocsin, prefix: str) -> Callable[..., dict[str, Any]]:
 
 
 def refusal(offset: int, value: bytes | None, **others: Any) -> DeadLetter:  # noqa: ANN401 -- any field
-    error = MalformedRecordError("output", others.pop("field", "prediction"), "a number", "a text of 1 characters")
+    error = MalformedRecordError("output", others.pop("field", "prediction"), "a number", "a text of 1 character")
     said: dict[str, Any] = {"topic": "model-outputs", "partition": 1, "key": b"p1"}
     letter = DeadLetter.of(error, offset=offset, value=value, **said | others)
     return structs.replace(letter, recorded_at_ms=1)
@@ -198,8 +198,8 @@ def test_a_dry_run_says_what_would_be_sent_and_sends_nothing(
     assert (status, out.splitlines()) == (
         Exit.DONE,
         [
-            "model-outputs[1]@7 row 4  as attempt 2; refused for output.prediction: a text of 1 characters",
-            "would send 1 records again",
+            "model-outputs[1]@7 row 4  as attempt 2; refused for output.prediction: a text of 1 character",
+            "would send 1 record again",
             "passed over 1: without a value, or gone from its topic",
         ],
     )
@@ -294,7 +294,7 @@ def test_an_attempt_is_shown_in_the_list_and_marks_are_no_letters(
     assert replay()["sent"] == 1
     _, out, err = tocsin("dead-letters", "list", "--each", "--topic-prefix", prefix)
     assert out == (
-        "model-outputs[1]@9  output.prediction: expected a number, got a text of 1 characters"
+        "model-outputs[1]@9  output.prediction: expected a number, got a text of 1 character"
         "  (attempt 2, first model-outputs/1/7/4)\n"
     )
     assert err == ""

@@ -206,7 +206,7 @@ def test_who_interrupts_it_is_told_what_was_sent_until_then(
     monkeypatch.setattr("streams.runtime.commands.produce.time.sleep", interrupt)
     status, out, err = tocsin("produce", str(file), "--rate", "0.001", "--topic-prefix", "interrupted.")
     assert (status, out) == (Exit.INTERRUPTED, "")
-    assert "sent until then: 1 outputs and 0 labels" in err
+    assert "sent until then: 1 output and 0 labels" in err
     assert len(written(broker, "interrupted.model-outputs")) == 1
 
 
@@ -259,7 +259,7 @@ def test_it_is_safe_to_send_again_only_where_times_stand(
     monkeypatch.setattr(Rows, "send", refused)
     status, out, err = tocsin("produce", str(file), *more)
     assert (status, out) == (Exit.BROKER, "")
-    assert f"1 rows were not acknowledged: no answer in 5 s; {said}" in err
+    assert f"1 row not acknowledged: no answer in 5 s; {said}" in err
     assert ("safe" in err) == (not more)
 
 

@@ -25,6 +25,7 @@ from schemas.through import Through
 from streams.runtime.cli import run
 from streams.runtime.commands.status import MUST
 from streams.runtime.terminal import Exit, at
+from tests.detectors.test_usable import BINS, baseline
 
 Put = Callable[[str, bytes | None, bytes | None, int], None]
 Tocsin = Callable[..., tuple[int, str, str]]
@@ -155,6 +156,47 @@ def test_rows_where_the_join_does_not_look_for_them_are_not_so_with_the_remedy(t
     assert "models that the settings do not list" in shown
 
 
+def test_a_model_whose_rows_come_and_for_which_no_baseline_holds_is_pointed_out_with_what_to_do(
+    tocsin: Tocsin, put: Put, broker: str, tmp_path: Path
+) -> None:
+    prefix = "blind."
+    for topic in (*MUST, "baselines"):
+        AdminClient({"bootstrap.servers": broker}).list_topics(prefix + topic, timeout=10)
+    settings = tmp_path / "tocsin.toml"
+    settings.write_text('[models.m]\nkind = "text"\n[models.silent]\nkind = "text"\n')
+
+    def says() -> tuple[list[dict[str, object]], list[str]]:
+        words = ("status", "--topic-prefix", prefix, "--config", str(settings))
+        shown = [line for line in tocsin(*words)[1].splitlines() if "rings for it" in line]
+        status, out, _ = tocsin(*words, "--json")
+        assert status == Exit.DONE
+        return json.loads(out)["blind"], shown
+
+    put(prefix + "clock", None, Clock(now_ms=NOW_MS).encode(), 0)
+    assert says() == ([], []), "no rows come"
+    row = {"prediction_id": "p-1", "model": "m", "made_at_ms": NOW_MS, "prediction": "a"}
+    put(prefix + "model-outputs", b"p-1", json.dumps(row).encode(), murmur2(b"p-1", 4))
+    begin = "look at        rows of m come and "
+    none = f"{begin}no baseline holds, so that nothing rings for it: `tocsin baseline build`"
+    assert says() == ([{"model": "m", "holds_from_ms": None, "refused": ""}], [none])
+
+    other = baseline(replace(BINS, tick_ms=60_000))
+    put(prefix + "baselines", b"m/1/0", other.encode(), 0)
+    [found], [line] = says()
+    assert "binning.tick_ms: expected the tick of this deployment (10000 ms)" in str(found["refused"])
+    assert line.startswith(f"{begin}its baseline cannot be used (")
+
+    later = baseline(version=2, valid_from_ms=NOW_MS + 60_000)
+    put(prefix + "baselines", b"m/2/0", later.encode(), 0)
+    until = f"{begin}its baseline holds from {at(NOW_MS + 60_000)} on: until then nothing rings for it"
+    assert says() == ([{"model": "m", "holds_from_ms": NOW_MS + 60_000, "refused": ""}], [until])
+
+    put(prefix + "baselines", b"m/3/0", baseline(version=3, valid_from_ms=NOW_MS).encode(), 0)
+    assert says() == ([], [])
+    put(prefix + "baselines", b"m/3/0", None, 0)
+    assert len(says()[1]) == 1, "it was taken back"
+
+
 HOUR_MS, WEEK_MS = 3_600_000, 604_800_000
 
 
@@ -241,7 +283,7 @@ def test_what_was_spent_in_the_last_week_stands_beside_the_budget(
         ("b", "page"): (0.5, pytest.approx(1 / 3)),
         ("gone", "page"): (0.5, None),
     }
-    assert "1 records of spent.ledger cannot be read" in err
+    assert "records of spent.ledger that cannot be read, and are left out: 1" in err
     shown = " ".join(tocsin("status", *options)[1].split())
     assert f"spent ledger in the week to {at(NOW_MS)} budget of a week a page 0.448 0.667 a ticket 2 13.3" in shown
     assert "gone page 0.5 none: not in the settings" in shown
@@ -265,7 +307,7 @@ def test_a_ledger_too_long_to_be_read_is_said_to_be_at_least_so_much(
     assert " 0.04 " in tocsin(*options)[1], "what was read reaches a week back"
     put(prefix + "ledger", None, b"no entry", 0)
     monkeypatch.setattr("streams.runtime.spending.LOOKS", (2, 3))
-    assert tocsin(*options)[2].count("1 records of long.ledger cannot be read") == 1, "though it looked twice"
+    assert tocsin(*options)[2].count("records of long.ledger that cannot be read") == 1, "though it looked twice"
 
 
 def test_a_prefix_under_which_nothing_lies_is_not_so(tocsin: Tocsin) -> None:
