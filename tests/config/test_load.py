@@ -1,5 +1,6 @@
 """Settings: layers, faults, and nothing left to chance."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from ipaddress import ip_address
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from config.fault import UNSHOWN, Fault, SettingsError
-from config.load import DEFAULT_FILE, load
+from config.load import DEFAULT_FILE, RESPONSE_FILE, load
 from config.settings import Settings
 
 FAULTS = sorted((Path(__file__).parent / "faults").glob("*.toml"))
@@ -59,6 +60,28 @@ def test_the_defaults_are_those_of_the_design() -> None:
 
 def test_probes_answer_on_loopback_alone_unless_told_otherwise() -> None:
     assert ip_address(load(None, {}, {}, sound).probes.address).is_loopback
+
+
+SETTING = re.compile(r"^(?P<name>\w+) = (?P<rest>.*)$|^#.*$", re.MULTILINE)
+NO_WORDS = re.compile(r"\[[TP]\]|[\d_,.]+ (?:business )?(?:ms|s|min|h|d)\b|\W")
+
+
+def unexplained(text: str) -> set[str]:
+    """Name the settings of a file whose first line has no comment in words, and no comment above that names them."""
+    explained: set[str] = set()
+    bare: set[str] = set()
+    for found in SETTING.finditer(text):
+        if found["name"] is None:
+            explained |= set(re.findall(r"\w+(?=:)|(?<=class:)\w+", found[0]))
+        elif found["name"] not in explained:
+            said = NO_WORDS.sub("", found["rest"].rpartition(" # ")[2]) if " # " in found["rest"] else ""
+            (explained if said else bare).add(found["name"])
+    return bare
+
+
+@pytest.mark.parametrize("file", [DEFAULT_FILE, RESPONSE_FILE], ids=lambda file: file.name)
+def test_each_setting_stands_with_a_word_of_explanation(file: Path) -> None:
+    assert unexplained(file.read_text(encoding="utf-8")) == set()
 
 
 def no_defaults(kind: type) -> list[str]:
