@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from schemas.dead_letter import DeadLetter
+from schemas.finding import Finding
+from schemas.incident import Incident
+from schemas.notification import Notification
+from schemas.receipt import Receipt
 from streams.runtime import logs
+from streams.runtime.decisions import decisions_of
 
 
 @pytest.fixture
@@ -115,3 +122,35 @@ def test_a_log_that_cannot_be_written_is_said_once(capsys: pytest.CaptureFixture
         assert capsys.readouterr().err == (
             "tocsin: the log cannot be written (No space left on device); the worker goes on without it\n"
         )
+
+
+ROOT = Path(__file__).parents[3]
+EVENT = re.compile(
+    r"""(?:log\.(?:info|warning|error|critical|exception)|tell)\(\s*(?:log,\s*)?"([a-z]+\.[a-z_]+)[" ]"""
+)
+
+
+def test_each_event_of_a_workers_log_stands_on_the_page() -> None:
+    files = [*(ROOT / "streams" / "runtime").glob("*.py"), ROOT / "streams" / "runtime" / "commands" / "worker.py"]
+    events = {event for file in files for event in EVENT.findall(file.read_text(encoding="utf-8"))}
+    assert {"join.took", "host.ended", "worker.no_answer", "join.disk_refuses"} <= events
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert {event for event in events if f"`{event}`" not in page} == set()
+
+
+def test_the_lines_of_the_page_have_the_fields_that_a_worker_writes() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    lines = [
+        json.loads(line) for line in page.splitlines() if line.startswith('{"at":') and "tocsin.probes" not in line
+    ]
+    wire = ROOT / "tests" / "golden" / "wire"
+    finding, incident, asked, receipt, letter = (
+        kind.decode((wire / name / "1.json").read_bytes())
+        for name, kind in (
+            ("finding", Finding), ("incident", Incident), ("notification", Notification), ("receipt", Receipt),
+            ("dead-letter", DeadLetter),
+        )
+    )  # fmt: skip
+    told = [decisions_of("triage", ())(one) for one in (finding, incident, asked, receipt, incident, letter)]
+    head = {"at", "level", "from", "event"}
+    assert [set(line) for line in lines] == [head | set(one.fields) for one in told if one is not None]
