@@ -33,12 +33,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 """Name as typed, to module below `streams.runtime.commands`, and what it is for."""
 
 EXAMPLES = """\
-five minutes to a first incident on your own topics:
+a first incident on your own topics (docs/first-incident.md has the rows for it, and takes six minutes):
 
   tocsin config check tocsin.toml
   tocsin topics create --config tocsin.toml
-  tocsin baseline build healthy.parquet --model fraud --config tocsin.toml
+  tocsin baseline build healthy.ndjson --model fraud --config tocsin.toml
   tocsin worker all --config tocsin.toml
+  tocsin produce broken.ndjson --start-now --speed 1 --config tocsin.toml
   tocsin incidents list --config tocsin.toml
 
 `tocsin COMMAND --help` has examples for each.
