@@ -17,6 +17,7 @@ from confluent_kafka import murmur2
 
 from config.load import load
 from schemas.closed import Closed
+from schemas.deployment import Deployment
 from schemas.finding import Finding
 from schemas.through import Through
 from streams.runtime import kafka, specs, topics
@@ -24,6 +25,7 @@ from streams.runtime.cursor import headers_of
 from streams.runtime.hashing import id_hashes
 from streams.runtime.hot_path import HotPath
 from streams.runtime.logs import parsed
+from streams.runtime.reading import Reader
 from streams.runtime.terminal import Exit
 from streams.runtime.topics import partition_of
 from streams.runtime.wiring import hot_path_settings
@@ -202,6 +204,23 @@ def test_the_two_rows_of_the_page_are_rows(join: Joining, whole_kafka: str, tmp_
     join.until("messages_model-outputs", before["messages_model-outputs"] + 1)
     join.until("messages_labels", before["messages_labels"] + 1)
     assert join.counted("dead_letters") == before["dead_letters"]
+
+
+@pytest.mark.kafka
+@pytest.mark.program("kcat")
+@pytest.mark.usefixtures("join")
+def test_a_deployment_is_announced_as_the_page_of_records_says(whole_kafka: str, tmp_path: Path) -> None:
+    (example,) = [one for one in examples("records.md") if one.language == "sh"]
+    model = "churn"
+    assert zlib.crc32(model.encode()) % 4 != partition_of(model, 4), (
+        "librdkafka's own partitioner would place it elsewhere"
+    )
+    Example(example.heading, "sh", example.text.replace("fraud", model)).run(whole_kafka, tmp_path)
+    with Reader(load(None, {"TOCSIN__KAFKA__BROKER": whole_kafka}, {}, lambda _: ()).kafka) as reader:
+        [read] = reader.all(topics.DEPLOYMENTS)
+    assert read.key == model.encode()
+    assert read.partition == partition_of(model, 4), "detect and triage look for it there"
+    assert Deployment.decode(read.value).version == "8"
 
 
 @pytest.mark.kafka
