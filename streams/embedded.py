@@ -316,7 +316,7 @@ class Tocsin:
     >>> detector.register_detector(Tocsin(models=[fraud], baselines=[], clock=lambda: 60_000))
     >>> output = {"prediction_id": "p1", "model": "fraud", "made_at_ms": 59_000, "prediction": 1, "score": 0.9}
     >>> detector.check([output], [1])[0].message
-    'No incident is open; 1 outputs and 1 labels taken, 0 refused'
+    'No incident is open; 1 output and 1 label taken, 0 refused'
     """
 
     def __init__(
