@@ -86,6 +86,8 @@ class CellBook:
         self.model_names: list[str] = []
         self._model_numbers: dict[str, int] = {}
         self.model = np.zeros(0, np.int64)
+        self.within_model = np.zeros(0, np.int64)
+        """Number of a cell among those of its model."""
         self.label_wait_ms = np.zeros(0, np.int64)
         self.allowed_error = np.zeros(0, np.float64)
         self.added: list[int] = []
@@ -100,6 +102,10 @@ class CellBook:
         cell = self._cells[number]
         assert cell is not None, number
         return cell
+
+    def cells_of(self, model: str) -> int:
+        """Count the cells of a model."""
+        return self._per_model.get(model, 0)
 
     def wait_of(self, model: str) -> int:
         """Label wait of a model, in ms."""
@@ -137,7 +143,7 @@ class CellBook:
         if cell in self._numbers:
             return self._numbers[cell]
         full = len(self._numbers) >= self._bound - 1 - len(self._models)  # room for the `(other)` of each listed model
-        if full or self._per_model.get(model, 0) >= self._bound_per_model:
+        if full or self.cells_of(model) >= self._bound_per_model:
             cell = Cell(model, OTHER, (OTHER,) * len(declared), wait)
             if full and model not in self._models and cell not in self._numbers:
                 cell = Cell(OTHER, OTHER, (), wait)
@@ -150,7 +156,7 @@ class CellBook:
     def _put(self, number: int, cell: Cell) -> None:
         if number >= len(self.model):
             size = max(64, 2 * number)
-            for name in ("_rows", "model", "label_wait_ms", "allowed_error"):
+            for name in ("_rows", "model", "within_model", "label_wait_ms", "allowed_error"):
                 old = getattr(self, name)
                 new = np.zeros(size, old.dtype)
                 new[: len(old)] = old
@@ -159,21 +165,32 @@ class CellBook:
             self._cells.append(None)
         self._cells[number] = cell
         self._numbers[cell] = number
-        self._per_model[cell.model] = self._per_model.get(cell.model, 0) + 1
+        self._count(number, cell.model)
         known = self._models.get(cell.model)
-        self.model[number] = self.model_number(cell.model)
         self.label_wait_ms[number] = cell.label_wait_ms
         regression = known is not None and known.kind == "regression"
         self.allowed_error[number] = known.threshold if known is not None and regression else np.nan
         self.added.append(number)
 
-    def model_number(self, model: str) -> int:
-        """Return the number of a model within this process."""
-        number = self._model_numbers.get(model)
-        if number is None:
-            number = self._model_numbers[model] = len(self.model_names)
+    def _count(self, number: int, model: str) -> None:
+        """Number a cell within its model, and the model if it is new."""
+        if model not in self._model_numbers:
+            self._model_numbers[model] = len(self.model_names)
             self.model_names.append(model)
-        return number
+        self.model[number] = self._model_numbers[model]
+        self.within_model[number] = self.cells_of(model)
+        self._per_model[model] = self.cells_of(model) + 1
+
+    def _count_again(self) -> None:
+        """Number anew what is left, so that what is gone takes no room."""
+        self.generation += 1
+        self.model_names, self._model_numbers, self._per_model = [], {}, {}
+        self._free = []
+        for number, cell in enumerate(self._cells):
+            if cell is None:
+                self._free.append(number)
+            else:
+                self._count(number, cell.model)
 
     def hold(self, cells: npt.NDArray[np.integer], sign: int) -> None:
         """Learn that rows of these cells came (1) or were forgotten (-1)."""
@@ -181,14 +198,13 @@ class CellBook:
         self._rows += sign * counts[: len(self._rows)]
 
     def forget_unused(self) -> None:
-        """Free the cells that no row is in."""
-        self.generation += 1
-        for number, cell in enumerate(self._cells):
-            if cell is not None and self._rows[number] == 0:
-                del self._numbers[cell]
-                self._per_model[cell.model] -= 1
-                self._cells[number] = None
-                self._free.append(number)
+        """Free the cells that no row is in, and their models' names with the last of them."""
+        gone = [(number, cell) for cell, number in self._numbers.items() if self._rows[number] == 0]
+        for number, cell in gone:
+            del self._numbers[cell]
+            self._cells[number] = None
+        if gone:
+            self._count_again()
 
     def entries(self, numbers: Iterable[int]) -> list[tuple[int, str, str, list[str], int]]:
         """Cells as a block keeps them."""
@@ -207,11 +223,9 @@ class CellBook:
             before = self._cells[number] if number < len(self._cells) else None
             if before is not None:
                 del self._numbers[before]
-                self._per_model[before.model] -= 1
             self._put(number, Cell(model, version, tuple(values), wait))
-        self._free = [number for number, cell in enumerate(self._cells) if cell is None]
         self.added.clear()
-        self.generation += 1
+        self._count_again()
 
 
 class Lanes:

@@ -81,15 +81,16 @@ class _Plan:
 
     def folded(self, cells: Ints, book: CellBook) -> Ints:
         """Folded cell of each row."""
-        if self._generation != book.generation or len(self._folded) < len(book.model):
-            self._folded = np.full(len(book.model), -1, np.int64)
+        if self._generation != book.generation or len(self._folded) < book.cells_of(self.model):
+            self._folded = np.full(2 * book.cells_of(self.model), -1, np.int64)
             self._generation = book.generation
-        folded = self._folded[cells]
+        within = book.within_model[cells]
+        folded = self._folded[within]
         if folded.min(initial=0) < 0:
             for number in distinct(cells[folded < 0]).tolist():
                 cell = book.cell(number)
-                self._folded[number] = self.lanes.folded(cell.version, cell.values)
-            folded = self._folded[cells]
+                self._folded[book.within_model[number]] = self.lanes.folded(cell.version, cell.values)
+            folded = self._folded[within]
         return folded
 
 
@@ -280,12 +281,17 @@ class Counting:
         of_model = self._binnings.setdefault(baseline.model, {})
         of_model[baseline.version] = (baseline.valid_from_ms, baseline.binning)
 
-    def _plan(self, model: str, tick: int) -> _Plan:
+    def _version(self, model: str, tick: int) -> int:
+        """Version of the baseline that is valid at a tick's start, 0 for none."""
         known = self._binnings.get(model, {})
-        version = max((version for version, (from_ms, _) in known.items() if from_ms <= tick), default=0)
+        return max((version for version, (from_ms, _) in known.items() if from_ms <= tick), default=0)
+
+    def _plan(self, model: str, tick: int) -> _Plan:
+        version = self._version(model, tick)
         plan = self._plans.get((model, version))
         if plan is None:
-            plan = self._new_plan(model, version, known[version][1] if version else self._binning_zero(model))
+            binning = self._binnings[model][version][1] if version else self._binning_zero(model)
+            plan = self._new_plan(model, version, binning)
         return plan
 
     def _binning_zero(self, model: str) -> Binning:
@@ -397,6 +403,14 @@ class Counting:
             self._close(tick)
             tick = self._next(tick + self._tick_ms)
         self._closed_through = max(self._closed_through, through_ms)
+        self._forget_plans()
+
+    def _forget_plans(self) -> None:
+        """Keep those of open ticks and those under valid baselines: a sender may name a new model in each row."""
+        kept = {(model, self._version(model, self._closed_through)) for model in self._binnings}
+        for of_tick in self._open.values():
+            kept.update((model, counts.plan.version) for model, counts in of_tick.items())
+        self._plans = {key: plan for key, plan in self._plans.items() if key in kept}
 
     def _first(self) -> int | None:
         """Return the first tick with anything in it: a row, an offset, or an output at risk right after the last one."""
@@ -414,7 +428,7 @@ class Counting:
 
     def _next_at_risk(self, model: str, tick: int) -> list[int]:
         """Return the next tick in which a model's outputs are at risk and somebody judges it, if there is one."""
-        if not self._plan(model, tick).version:
+        if not self._version(model, tick):
             starts = [
                 -(-from_ms // self._tick_ms) * self._tick_ms for from_ms, _ in self._binnings.get(model, {}).values()
             ]
@@ -441,7 +455,7 @@ class Counting:
         sends: list[Send] = []
         for model in sorted({*open_counts, *(self._at_risk if self._ages else ())}):
             counts = open_counts.get(model)
-            if counts is None and not self._plan(model, tick).version:
+            if counts is None and not self._version(model, tick):
                 continue  # nothing counts, and nobody judges what is at risk
             arrays = self._arrays(model, tick, counts)
             if counts is not None:

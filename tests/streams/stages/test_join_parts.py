@@ -1,5 +1,7 @@
 """The parts of the join that a small log does not reach: bounds, wrap-around, purging, what a row is kept as."""
 
+import gc
+import tracemalloc
 from collections import defaultdict
 
 import numpy as np
@@ -388,3 +390,71 @@ def test_cells_past_those_counted_apart_give_the_same_lanes(monkeypatch: pytest.
     assert {name: array.tolist() for name, array in folded.items()} == {
         name: array.tolist() for name, array in apart.items()
     }
+
+
+def _tally(book: CellBook) -> Counting:
+    return Counting(book=book, models={}, tick_ms=10, max_lanes=500, needs=["outputs"], partition=0, partitions=1)
+
+
+def _count_a_row_of(tally: Counting, book: CellBook, model: str, tick: int) -> int:
+    """Count an output of a model, and give its cell."""
+    cell = book.number(model, "", {})
+    tally.count("outputs", model, np.array([cell]), np.array([tick]), lambda _, __: None)
+    return cell
+
+
+def test_models_named_once_take_no_room_when_they_are_gone() -> None:
+    book = CellBook({}, default_label_wait_ms=9)
+    tally, writer, held = _tally(book), BlockWriter(partition=0, epoch=1), []
+    tracemalloc.start()
+    for tick in range(0, 60, 10):
+        cells = np.array([_count_a_row_of(tally, book, f"m{tick}-{at}", tick) for at in range(400)], np.uint16)
+        book.hold(cells, 1)
+        tally.close(tick + 10)
+        tally.write(writer)
+        writer.flush()
+        tally.sent(tick + 10, writer)
+        book.hold(cells, -1)
+        book.forget_unused()
+        book.added.clear()
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert len(book) == 0
+    assert held[-1] < held[1] + 50_000, held
+
+
+def test_what_a_model_takes_does_not_grow_with_the_number_of_the_others() -> None:
+    def room(others: int) -> int:
+        book = CellBook({}, default_label_wait_ms=9)
+        for at in range(others):
+            book.number(f"other{at}", "", {})
+        tally = _tally(book)
+        tracemalloc.start()
+        for at in range(10):
+            _count_a_row_of(tally, book, f"m{at}", 0)
+        taken = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return taken
+
+    assert room(20_000) < 2 * room(10)
+
+
+def test_rows_go_on_counting_when_cells_and_models_have_other_numbers() -> None:
+    book = CellBook({"m": MODEL}, default_label_wait_ms=9)
+    tally = _tally(book)
+    tally.take_baseline(_baseline(_binning(versions=["1", "2"])))
+    cells = {}
+    for version in ("gone", "1", "2"):
+        cells[version] = np.array([book.number("m", version, {})])
+    of_rows = np.concatenate([cells[one] for one in ("gone", "1", "2")])
+    tally.count("outputs", "m", of_rows, np.zeros(3, np.int64), lambda _, __: None)
+    book.hold(np.concatenate([cells["1"], cells["2"]]), 1)
+    book.forget_unused()
+    of_rows = np.concatenate([cells["2"], [book.number("m", "new", {})]])
+    tally.count("outputs", "m", of_rows, np.zeros(2, np.int64), lambda _, __: None)
+    tally.close(10)
+    (send,) = tally.unsent(10)
+    stats = WindowStats.decode(send.value)
+    outputs = dict(zip(stats.lanes, stats.arrays["outputs"][:, 0].tolist(), strict=True))
+    assert outputs == {"*": 5, "version:1": 1, "version:2": 2, "version:(other)": 2}
