@@ -69,6 +69,8 @@ class Unarmed(StrEnum):
 
     NO_LABELS = "no_labels"
     FEW_LABELS = "few_labels"
+    LATE_LABELS = "late_labels"
+    """All came after the longest age at which an output's wait for its label is followed."""
     NO_PROMISE = "no_promise"
     NO_FEATURES = "no_features"
     NO_CONFIDENCE = "no_confidence"

@@ -71,12 +71,16 @@ def _score_edges(scores: Floats, threshold: float) -> list[float]:
 def age_edges(ages: Ints) -> list[int]:
     """Place the edges of the age bins, in ticks, from the ages at which labels came; the first bin is the output's own tick.
 
+    The last bin holds the age of its last edge's quantile too: labels that all come at one age are in it.
+
     >>> age_edges(np.arange(1000))
-    [0, 1, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 970]
+    [0, 1, 20, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 971]
+    >>> age_edges(np.full(1000, 60))
+    [0, 1, 60, 61]
     """
-    inner = np.ceil(np.quantile(ages, AGE_QUANTILES)).astype(np.int64)
-    inner = np.minimum(inner, LONGEST_AGE_TICKS)
-    return sorted({0, 1, max(int(inner[-1]), 2), *inner.tolist()})
+    quantiles = np.ceil(np.quantile(ages, AGE_QUANTILES)).astype(np.int64)
+    *inner, last = np.minimum(quantiles, LONGEST_AGE_TICKS).tolist()
+    return sorted({0, 1, max(last + 1, 2), *inner})
 
 
 def _feature_bins(history: History, model: Model, name: str) -> FeatureBins:

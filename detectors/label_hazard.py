@@ -14,8 +14,13 @@ import numpy as np
 
 from detectors.alarm import Flags, Floats
 from detectors.detector import LaneTicks, Reference, Unarmed
+from detectors.stratified import without_labels
 
-NEEDS = ("at_risk_by_age", "labelled_by_age")
+BY_AGE = ("at_risk_by_age", "labelled_by_age")
+LABELLED = "labelled_by_delay_confidence"
+"""Every label, whatever its age."""
+
+NEEDS = (*BY_AGE, LABELLED)
 LEAST_LABELS = 20
 """Labels that an age bin of the reference must hold to be judged."""
 
@@ -57,10 +62,10 @@ class Hazards:
 
 
 def without_hazards(reference: Reference) -> Unarmed | None:
-    """Whether the whole model has too few labels, or at no age enough of them."""
+    """Whether the whole model has too few labels, or at no age enough of them, or none at an age that is followed."""
     labelled = reference.arrays["labelled_by_age"][reference.whole()]
     if not labelled.any():
-        return Unarmed.NO_LABELS
+        return without_labels(reference, LABELLED) or Unarmed.LATE_LABELS
     enough = labelled.sum() >= LEAST_LABELS_IN_ALL and (labelled >= LEAST_LABELS).any()
     return None if enough else Unarmed.FEW_LABELS
 
@@ -68,7 +73,7 @@ def without_hazards(reference: Reference) -> Unarmed | None:
 def hazards(reference: Reference) -> Hazards | None:
     """Estimate from a reference; None where it has too few labels."""
     whole = reference.whole()
-    at_risk, labelled = (reference.arrays[name][whole].astype(np.float64) for name in NEEDS)
+    at_risk, labelled = (reference.arrays[name][whole].astype(np.float64) for name in BY_AGE)
     if without_hazards(reference) is not None:
         return None
     known = labelled >= LEAST_LABELS

@@ -15,7 +15,15 @@ import numpy as np
 
 from detectors.alarm import Flags, Floats, Ints
 from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, grouped, uniform
-from detectors.label_hazard import HIGHEST_HAZARD, LEAST_LABELS_IN_ALL, NEEDS, Hazards, hazards, without_hazards
+from detectors.label_hazard import (
+    BY_AGE,
+    HIGHEST_HAZARD,
+    LEAST_LABELS_IN_ALL,
+    NEEDS,
+    Hazards,
+    hazards,
+    without_hazards,
+)
 from schemas.finding import Effect
 
 RATIOS = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)
@@ -112,7 +120,7 @@ class LabelPipeline:
 
     name: ClassVar[str] = "label_pipeline"
     needs: ClassVar[tuple[str, ...]] = NEEDS
-    reads: ClassVar[tuple[str, ...]] = needs
+    reads: ClassVar[tuple[str, ...]] = BY_AGE
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False
@@ -136,5 +144,7 @@ class LabelPipeline:
         slowest = (healthy.rate - Z * healthy.error) * (1 - MARGIN) * np.exp(-tolerance)
         fastest = (healthy.rate + Z * healthy.error) * (1 + MARGIN) * np.exp(tolerance)
         return FittedPipeline(
-            healthy=healthy, slowest=np.clip(slowest, 1e-12, 0.9), fastest=np.clip(fastest, 1e-12, 0.9)
+            healthy=healthy,
+            slowest=np.clip(slowest, 1e-12, 0.9),
+            fastest=np.clip(fastest, 1e-12, HIGHEST_HAZARD),  # where all labels come at once, none comes sooner
         )

@@ -7,7 +7,7 @@ import numpy as np
 
 from detectors.alarm import LOWEST, Flags, Floats, Ints
 from detectors.detector import Description, LaneTicks, Reference, Unarmed, Z, grouped, uniform
-from detectors.label_hazard import LEAST_LABELS_IN_ALL, NEEDS, Hazards, hazards, without_hazards
+from detectors.label_hazard import BY_AGE, LEAST_LABELS_IN_ALL, NEEDS, Hazards, hazards, without_hazards
 from detectors.silence import QUIET_SHARE, RECOVERED_SHARES, STILL_SILENT_SHARE
 from schemas.finding import Effect
 
@@ -87,7 +87,7 @@ class LabelSilence:
 
     name: ClassVar[str] = "label_silence"
     needs: ClassVar[tuple[str, ...]] = NEEDS
-    reads: ClassVar[tuple[str, ...]] = needs
+    reads: ClassVar[tuple[str, ...]] = BY_AGE
     guarantee: ClassVar[Literal["budget", "none"]] = "budget"
     delay_conditioned: ClassVar[bool] = False
     absence_counts: ClassVar[bool] = False

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from detectors.detector import Unarmed
-from detectors.fitting import Learned
+from detectors.fitting import LONGEST_AGE_TICKS, Learned
 from detectors.suitability import Doubt, Doubtful
 from detectors.table import DETECTORS
 from schemas.baseline import Baseline
@@ -24,6 +24,10 @@ WORDS: Mapping[Unarmed, tuple[str, str]] = {
         "bring them, beside the outputs (label, labelled_at_ms) or in a file of their own (--labels FILE)",
     ),
     Unarmed.FEW_LABELS: ("the history has too few labels", "bring more of them, or a longer history"),
+    Unarmed.LATE_LABELS: (
+        "labels come too late for their delay to be followed",
+        f"nothing does: the wait for a label is followed for {LONGEST_AGE_TICKS:,} ticks, a week at 10 s",
+    ),
     Unarmed.NO_PROMISE: ("no accuracy is promised", "set sla_accuracy of the model, in (0, 1), if there is a promise"),
     Unarmed.NO_FEATURES: ("no features are declared", "list those that matter in the model's features"),
     Unarmed.NO_CONFIDENCE: ("outputs have neither a score nor probabilities", "send score or probabilities"),

@@ -138,6 +138,14 @@ def bench() -> Bench:
     return Bench(fit_baseline(stream(0, 240), MODEL, budget=BUDGET, version=1, valid_from_ms=0, decided_at_ms=0))
 
 
+@pytest.fixture(scope="session")
+def at_one_age() -> Bench:
+    """Fit a baseline to four healthy hours in which each label comes 10 minutes after its output."""
+    history = stream(0, 240)
+    labelled = with_labels_at(history, history.made_at_ms + 10 * MINUTE_MS)
+    return Bench(fit_baseline(labelled, MODEL, budget=BUDGET, version=1, valid_from_ms=0, decided_at_ms=0))
+
+
 @dataclass(frozen=True)
 class Ways:
     """What tests of detectors need, by name."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from detectors.detector import Reference, Unarmed
 from detectors.fitting import Learned, learn
@@ -62,6 +63,18 @@ def test_few_labels_are_enough_for_some(ways: Ways, harm: Harm) -> None:
     assert found["label_silence"] == {Unarmed.FEW_LABELS}
     assert found["raw_error"] == {Unarmed.FEW_ROWS}
     assert "accuracy_below_sla" not in found
+
+
+@pytest.mark.parametrize("delay_ms", [0, 10_000, 600_000])
+def test_labels_that_all_come_at_one_age_are_followed(ways: Ways, harm: Harm, delay_ms: int) -> None:
+    history = ways.stream(1, 90)
+    assert reasons(learned(ways, harm["labels"](history, history.made_at_ms + delay_ms))) == {}
+
+
+def test_labels_that_come_too_late_to_be_followed_are_not_called_missing(ways: Ways, harm: Harm) -> None:
+    history = ways.stream(1, 90)
+    found = learned(ways, harm["labels"](history, history.made_at_ms + 8 * 86_400_000))
+    assert reasons(found) == {name: {Unarmed.LATE_LABELS} for name in ("label_pipeline", "label_silence")}
 
 
 def test_what_the_model_does_not_declare_is_named(ways: Ways) -> None:

@@ -63,6 +63,19 @@ def test_more_errors_ring_are_dated_and_clear(bench: Bench, ways: Ways, harm: Ha
         assert alarm.description.n > 0
 
 
+def test_labels_that_all_come_at_one_age_ring_when_they_stop(ways: Ways, harm: Harm, at_one_age: Bench) -> None:
+    #  0 ---------- 30 no labels 60 ------------- 120 min
+    names = ("label_pipeline", "label_silence")
+    stream = ways.stream(8, 120)
+    labelled_at_ms = stream.made_at_ms + 10 * MINUTE_MS
+    assert at_one_age.run(at_one_age.ticks(harm["labels"](stream, labelled_at_ms)), names).alarms == []
+    lost = (labelled_at_ms >= 30 * MINUTE_MS) & (labelled_at_ms < 60 * MINUTE_MS)
+    found = at_one_age.run(at_one_age.ticks(harm["labels"](stream, np.where(lost, NO_LABEL, labelled_at_ms))), names)
+    for name in names:
+        assert 30 < found.first(name, "*") < 60
+        assert any(at > 60 for at, detector, _ in found.cleared if detector == name)
+
+
 def test_a_fault_in_one_region_rings_there(bench: Bench, ways: Ways, harm: Harm) -> None:
     healthy = ways.stream(2, 130)
     west = ways.between(healthy, 60, 130) & (healthy.segments["region"].codes == 2)
