@@ -154,8 +154,8 @@ class Counts:
     repeats
         Records that changed nothing.
     blind_ticks
-        Ticks of a model whose statistics are not under its baseline, or not cut as this version cuts them (while an
-        older join still runs), so that nothing is said.
+        Ticks with rows of a model that has no baseline, or whose statistics are not under it, or not cut as this
+        version cuts them (while an older join still runs), so that nothing is said.
     unknown_model_ticks
         Ticks with rows of a model that is not configured.
     shadow_alarms
@@ -552,6 +552,7 @@ class Detect:
         if wanted > state.version:
             self._adopt(model, wanted)
         if state.baseline is None:
+            self.counts.blind_ticks += bool(stats)
             return answers
         answers += self._left(state, end_ms)
         if not stats and not any(one.heard.any() for one in state.states.values()):

@@ -913,6 +913,12 @@ def test_statistics_under_another_baseline_say_nothing() -> None:
     assert detect.counts.blind_ticks > 100
 
 
+def test_ticks_with_rows_of_a_model_without_a_baseline_are_counted_as_blind() -> None:
+    detect = stage(models=(MODEL, replace(MODEL, name="without rows")))
+    fed(detect, in_turn(source(history(5, 30), number, version=0, minutes=10) for number in range(SOURCES)))
+    assert detect.counts.blind_ticks == detect.counts.ticks > 50
+
+
 def test_no_more_lanes_ring_than_the_budget_was_divided_by() -> None:
     detect = Detect(
         rows={},
