@@ -474,7 +474,7 @@ class _Round:
                 self._set(at_risk_ms=None)
                 cause = f"timer:at_risk:{at_ms}"
                 mode: Mode = "ticket" if self._rule.respond.breach_mode == "none" else "message"
-                self._tell_owners(mode, "at_risk", MessageReason.AT_RISK, cause, at_ms)
+                self._tell(self._rule.respond.owners, mode, "at_risk", MessageReason.AT_RISK, cause, at_ms)
             case "look", _, _:
                 self._look(at_ms)
             case "require", _, milestone:
@@ -542,12 +542,7 @@ class _Round:
         if self._incident.acknowledged and reason is not MessageReason.SEVERITY_RAISED:
             return True
         cause = f"step:{self.ladder.cycle}.{step.id}"
-        reached = False
-        for target in self._targets(step.targets):
-            told = self._send(
-                target, mode=step.mode, purpose="page", reason=reason, cause=cause, due_ms=at_ms, group="responders"
-            )
-            reached = reached or told
+        reached = self._tell(step.targets, step.mode, "page", reason, cause, at_ms)
         if reached:
             self._set(reached=True)
         return reached
@@ -597,16 +592,7 @@ class _Round:
         self._plan_again()
 
     def _page_fallback(self, step: Fallback, cause: str, at_ms: int) -> None:
-        for target in self._targets(step.targets):
-            self._send(
-                target,
-                mode="page",
-                purpose="fallback",
-                reason=MessageReason.EXHAUSTED,
-                cause=cause,
-                due_ms=at_ms,
-                group="responders",
-            )
+        self._tell(step.targets, "page", "fallback", MessageReason.EXHAUSTED, cause, at_ms)
 
     def _plan_again(self) -> None:
         rule = self._rule.exhausted
@@ -635,7 +621,8 @@ class _Round:
         self._stamp("response", due.due_at_ms)
         mode = self._rule.respond.breach_mode
         if mode != "none":
-            self._tell_owners(mode, "breach", MessageReason.BREACHED, f"timer:response:{due.due_at_ms}", due.due_at_ms)
+            cause, owners = f"timer:response:{due.due_at_ms}", self._rule.respond.owners
+            self._tell(owners, mode, "breach", MessageReason.BREACHED, cause, due.due_at_ms)
 
     def _milestone_is_missing(self, milestone: str) -> None:
         due_ms = self.ladder.required[milestone]
@@ -645,16 +632,8 @@ class _Round:
         self._stamp(milestone, due_ms)
         for step in self._rule.steps:
             if isinstance(step, Require) and step.milestone == milestone:
-                for target in self._targets(step.targets):
-                    self._send(
-                        target,
-                        mode="message",
-                        purpose="breach",
-                        reason=MessageReason.BREACHED,
-                        cause=f"timer:{milestone}:{due_ms}",
-                        due_ms=due_ms,
-                        group="responders",
-                    )
+                cause = f"timer:{milestone}:{due_ms}"
+                self._tell(step.targets, "message", "breach", MessageReason.BREACHED, cause, due_ms)
 
     def _stamp(self, clock: str, due_ms: int) -> None:
         self._set(stamped=(*self.ladder.stamped, f"{clock}:{due_ms}")[-20:])
@@ -666,17 +645,8 @@ class _Round:
         if not acks:
             return
         own = [name for name in (acks[-1].actor.id, acks[-1].target) if self._settings.directory.get(name)]
-        targets = own[:1] or self._targets(self._rule.respond.owners)
-        for target in targets:
-            self._send(
-                target,
-                mode="message",
-                purpose="reminder",
-                reason=MessageReason.ACK_EXPIRES,
-                cause=f"timer:ack_remind:{at_ms}",
-                due_ms=at_ms,
-                group="responders",
-            )
+        targets, cause = own[:1] or self._rule.respond.owners, f"timer:ack_remind:{at_ms}"
+        self._tell(targets, "message", "reminder", MessageReason.ACK_EXPIRES, cause, at_ms)
 
     def _ask_again(self, target: str, at_ms: int) -> None:
         owed = self.ladder.owed[target]
@@ -742,11 +712,17 @@ class _Round:
     def _targets(self, targets: Sequence[str]) -> list[str]:
         return targets_of(self._incident.policy, self._incident.incident_class, targets)
 
-    def _tell_owners(self, mode: Mode, purpose: Purpose, reason: MessageReason, cause: str, due_ms: int) -> None:
-        for target in self._targets(self._rule.respond.owners):
+    def _tell(
+        self, targets: Sequence[str], mode: Mode, purpose: Purpose, reason: MessageReason, cause: str, due_ms: int
+    ) -> bool:
+        """Tell each of these responders; answer whether any of them could be told."""
+        told = [
             self._send(
                 target, mode=mode, purpose=purpose, reason=reason, cause=cause, due_ms=due_ms, group="responders"
             )
+            for target in self._targets(targets)
+        ]
+        return any(told)
 
     def _tell_all(self, purpose: Purpose, reason: MessageReason) -> None:
         """Tell everybody who was told before, unless this round tells him anyway."""
