@@ -84,7 +84,6 @@ def step(
     evidence: Floats,
     *,
     groups: Floats | None = None,
-    level: float = 1.0,
 ) -> Step:
     """Take one tick of evidence. `mass` and `evidence` are written over: to copy them is dearer than all the rest.
 
@@ -101,8 +100,6 @@ def step(
         `float64[lanes, alternatives]`: log e-values in nats.
     groups
         `float64[alternatives, groups]` of 0 and 1: which alternatives are dated together. None: all.
-    level
-        Where a lane rings; the bound is the sum of spends over it.
 
     Examples
     --------
@@ -127,7 +124,7 @@ def step(
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = np.log(np.divide(grown, staked, out=grown), out=grown)
     reached, leading = mass.sum(axis=1), mass.argmax(axis=1)
-    crossed = np.flatnonzero(reached >= level)
+    crossed = np.flatnonzero(reached >= 1.0)
     if len(crossed):
         crossed = crossed[(odds[crossed] != 1.0).any(axis=1)]
         mass[crossed] = 0.0

@@ -30,8 +30,7 @@ WIDTH = 8
 """How many cells of one ring are one of the next."""
 
 LEVELS = 3
-REACH_TICKS = DEPTH * WIDTH ** (LEVELS - 1)
-"""How far an onset can be dated back: 3072 ticks, 8.5 hours at 10 s."""
+"""Rings: an onset can be dated back 48 x 8 x 8 = 3072 ticks, 8.5 hours at 10 s."""
 
 GROUPS = 3
 COLUMNS = GROUPS + 3

@@ -29,12 +29,13 @@ class EmbeddedBroker:
     True
     """
 
-    def __init__(self, brokers: int = 1) -> None:
-        cluster: dict[str, Any] = {"test.mock.num.brokers": brokers, "logger": log}
+    def __init__(self) -> None:
+        cluster: dict[str, Any] = {"test.mock.num.brokers": 1, "logger": log}
         self._cluster: Producer | None = Producer(cluster)
         metadata = self._cluster.list_topics(timeout=START_WAIT_S)
-        self.address = ",".join(f"{one.host}:{one.port}" for one in metadata.brokers.values())
-        """`HOST:PORT`, several with commas."""
+        (one,) = metadata.brokers.values()
+        self.address = f"{one.host}:{one.port}"
+        """`HOST:PORT`."""
 
     def touch(self, topics: Iterable[str]) -> dict[str, int]:
         """Bring topics into being, and return how many partitions each has."""

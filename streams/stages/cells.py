@@ -53,8 +53,6 @@ class CellBook:
         The configured models.
     default_label_wait_ms
         Wait of every other model.
-    cells, cells_per_model
-        Bounds.
 
     Examples
     --------
@@ -66,18 +64,9 @@ class CellBook:
     (Cell(model='m', version='7', values=(), label_wait_ms=60000), array([60000, 60000]))
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, Model],
-        *,
-        default_label_wait_ms: int,
-        cells: int = CELLS,
-        cells_per_model: int = CELLS_PER_MODEL,
-    ) -> None:
+    def __init__(self, models: Mapping[str, Model], *, default_label_wait_ms: int) -> None:
         self._models = models
         self._default_label_wait_ms = default_label_wait_ms
-        self._bound = cells
-        self._bound_per_model = cells_per_model
         self._cells: list[Cell | None] = []
         self._numbers: dict[Cell, int] = {}
         self._per_model: dict[str, int] = {}
@@ -142,8 +131,8 @@ class CellBook:
         cell = Cell(model, version, tuple(said.get(name, OTHER) for name in declared), wait)
         if cell in self._numbers:
             return self._numbers[cell]
-        full = len(self._numbers) >= self._bound - 1 - len(self._models)  # room for the `(other)` of each listed model
-        if full or self.cells_of(model) >= self._bound_per_model:
+        full = len(self._numbers) >= CELLS - 1 - len(self._models)  # room for the `(other)` of each listed model
+        if full or self.cells_of(model) >= CELLS_PER_MODEL:
             cell = Cell(model, OTHER, (OTHER,) * len(declared), wait)
             if full and model not in self._models and cell not in self._numbers:
                 cell = Cell(OTHER, OTHER, (), wait)
@@ -173,7 +162,7 @@ class CellBook:
         self.added.append(number)
 
     def _count(self, number: int, model: str) -> None:
-        """Number a cell within its model, and the model if it is new."""
+        """Give a cell its number within its model, and a new model one too."""
         if model not in self._model_numbers:
             self._model_numbers[model] = len(self.model_names)
             self.model_names.append(model)
@@ -182,7 +171,7 @@ class CellBook:
         self._per_model[model] = self.cells_of(model) + 1
 
     def _count_again(self) -> None:
-        """Number anew what is left, so that what is gone takes no room."""
+        """Give new numbers to what is left, so that what is gone takes no room."""
         self.generation += 1
         self.model_names, self._model_numbers, self._per_model = [], {}, {}
         self._free = []

@@ -147,7 +147,7 @@ class ModelState:
 
 @dataclass(slots=True)
 class Counts:
-    """What a stage did since it began; `metrics` tell all but `snapshots`.
+    """What a stage did since it began, for metrics.
 
     Parameters
     ----------
@@ -169,7 +169,6 @@ class Counts:
     blind_ticks: int = 0
     unknown_model_ticks: int = 0
     shadow_alarms: int = 0
-    snapshots: int = 0
     spent: dict[str, float] = field(default_factory=lambda: {"page": 0.0, "ticket": 0.0})
 
 
@@ -1016,7 +1015,6 @@ class Detect:
             self._put_baselines(model)
         self._rows.seal()
         self._settled, self._ticks_since = True, 0
-        self.counts.snapshots += 1
 
     def _put_watches(self, model: str, state: ModelState) -> None:
         where = f"{WATCHES}/{quoted(model)}"

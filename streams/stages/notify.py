@@ -46,8 +46,6 @@ class Attempt:
         False: leave the details out, the other side has said that it is too much.
     decided_at_ms
         The clock value at which it was decided.
-    ends_at_ms
-        The clock value from which it counts as lost.
     late_by_ms
         How long after its cause it leaves.
     """
@@ -56,7 +54,6 @@ class Attempt:
     number: int
     details: bool
     decided_at_ms: int
-    ends_at_ms: int
     late_by_ms: int
 
 
@@ -446,13 +443,12 @@ class Notify:
             times = (*(at for at in known.at_ms if at > since_ms), now_ms)[-settings.pages_limit :]
             self._pages[place] = Pages(at_ms=times)
             self._timers.put(f"pages/{place}", {"forget": now_ms + settings.pages_within_ms})
-        ends_ms = now_ms + settings.attempt_wait_ms
         self._keep(
             replace(
                 waiting,
                 attempts=waiting.attempts + 1,
                 first_ms=now_ms if waiting.first_ms is None else waiting.first_ms,
-                flying_until_ms=ends_ms,
+                flying_until_ms=now_ms + settings.attempt_wait_ms,
             )
         )
         return Attempt(
@@ -460,7 +456,6 @@ class Notify:
             number=waiting.attempts + 1,
             details=waiting.details,
             decided_at_ms=now_ms,
-            ends_at_ms=ends_ms,
             late_by_ms=max(now_ms - message.decided_at_ms + message.late_by_ms, 0),
         )
 

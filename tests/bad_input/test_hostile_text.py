@@ -89,7 +89,6 @@ def attempts(half: Half, text: str) -> Iterator[Attempt]:
             number=1,
             details=True,
             decided_at_ms=attempt.decided_at_ms,
-            ends_at_ms=attempt.ends_at_ms,
             late_by_ms=0,
         )
 

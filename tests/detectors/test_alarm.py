@@ -155,12 +155,6 @@ def test_a_lane_rings_only_when_something_is_said() -> None:
     assert tick.mass[:, 0] == pytest.approx([1.1, 0.0])
 
 
-def test_a_lower_level_rings_earlier_at_the_price_of_its_reciprocal() -> None:
-    evidence = np.log(np.full((1, 1), 20.0))
-    assert not len(step(np.zeros((1, 1)), np.array([0.01]), np.ones(1), evidence).crossed)
-    assert len(step(np.zeros((1, 1)), np.array([0.01]), np.ones(1), evidence, level=0.1).crossed)
-
-
 def test_evidence_beyond_all_bounds_is_no_trouble() -> None:
     evidence = np.array([[np.inf, -np.inf]])
     tick = step(np.zeros((1, 2)), np.array([0.01]), np.array([0.5, 0.5]), evidence)

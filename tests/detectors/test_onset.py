@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detectors.alarm import Floats, step
-from detectors.onset import COLUMNS, GROUPS, REACH_TICKS, empty_rings, onset, past, push, sums_since
+from detectors.onset import COLUMNS, DEPTH, GROUPS, LEVELS, WIDTH, empty_rings, onset, past, push, sums_since
 
 RATIOS = np.array([1.15, 1.3, 1.5, 1.8, 2.2, 3, 5, 10])
 
@@ -21,7 +21,7 @@ def test_nothing_within_reach_is_lost_or_counted_twice(ticks: int) -> None:
     line = past(rings, ticks, np.array([0]))
     assert line.ends[-1] == ticks
     assert (line.starts[1:] == line.ends[:-1]).all()
-    assert line.starts[0] <= max(ticks - REACH_TICKS + 64, 0)
+    assert line.starts[0] <= max(ticks - (DEPTH - 1) * WIDTH ** (LEVELS - 1), 0)
     for start, end, one in zip(line.starts, line.ends, line.cells[:, 0], strict=True):
         assert one[GROUPS] == sum(range(start, end))
     assert sums_since(line, int(line.starts[0]))[0].tolist() == line.cells[:, 0, GROUPS:].sum(axis=0).tolist()

@@ -262,9 +262,10 @@ class Simulation:
         chance = 0.0 if calm else self.rng.random()
         message = attempt.notification
         is_ok = chance < 0.8
+        attempt_wait_ms = settings().response.notify.attempt_wait_ms
         self.delivered[message.notification_id] += is_ok
         # the sender gives up before the stage counts an attempt as lost, so a later answer never becomes a receipt
-        if chance < 0.95 and self._newest_ms < attempt.ends_at_ms:
+        if chance < 0.95 and self._newest_ms < attempt.decided_at_ms + attempt_wait_ms:
             receipt = Receipt(
                 notification_id=message.notification_id,
                 incident_id=message.incident_id,

@@ -65,7 +65,7 @@ class Scripted:
 
 def attempt(number: int, **what: Any) -> Attempt:  # noqa: ANN401 -- any field
     message = replace(MESSAGE, notification_id=f"n{number}", address=f"a{number}", **what)
-    return Attempt(notification=message, number=1, details=True, decided_at_ms=5_000, ends_at_ms=125_000, late_by_ms=0)
+    return Attempt(notification=message, number=1, details=True, decided_at_ms=5_000, late_by_ms=0)
 
 
 def played(act: Callable[[], Awaitable[Answer]], attempts: list[Attempt]) -> tuple[list[Receipt], Scripted]:

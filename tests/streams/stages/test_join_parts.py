@@ -18,6 +18,7 @@ from schemas.fields import MalformedRecordError
 from schemas.lane import OTHER
 from schemas.model import Model
 from schemas.window_stats import WindowStats
+from streams.stages import cells as bounds
 from streams.stages import counting
 from streams.stages.blocks import BlockKey, BlockWriter, MemoryRuns, Run, decode, encode, parts, whole
 from streams.stages.cells import CellBook, Lanes
@@ -261,8 +262,10 @@ def test_a_large_block_is_cut_into_records_below_the_limit() -> None:
 # -- cells and lanes
 
 
-def test_past_the_bound_new_values_count_in_other_and_every_row_has_a_cell() -> None:
-    book = CellBook({"m": MODEL}, default_label_wait_ms=9, cells=8, cells_per_model=3)
+def test_past_the_bound_new_values_count_in_other_and_every_row_has_a_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "CELLS", 8)
+    monkeypatch.setattr(bounds, "CELLS_PER_MODEL", 3)
+    book = CellBook({"m": MODEL}, default_label_wait_ms=9)
     cells = [book.number("m", str(version), {"a": "1"}) for version in range(6)]
     assert book.cell(cells[2]).version == "2"
     assert {cells[3], cells[4], cells[5]} == {cells[3]}

@@ -41,7 +41,7 @@ def attempt(address: str = "stdout", model: str = "credit") -> Attempt:
         title="title",
         text="two\nlines",
     )
-    return Attempt(notification=message, number=1, details=True, decided_at_ms=1_000, ends_at_ms=2_000, late_by_ms=7)
+    return Attempt(notification=message, number=1, details=True, decided_at_ms=1_000, late_by_ms=7)
 
 
 def test_a_message_is_one_line_of_json() -> None:

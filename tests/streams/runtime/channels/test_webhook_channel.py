@@ -56,9 +56,7 @@ def attempt(*, details: bool = True, text: str = "More answers are wrong.", addr
         details={"class": "model_quality"},
         firing=tuple(f"{number:064d}" for number in range(50)),
     )
-    return Attempt(
-        notification=message, number=1, details=details, decided_at_ms=1_000, ends_at_ms=121_000, late_by_ms=0
-    )
+    return Attempt(notification=message, number=1, details=details, decided_at_ms=1_000, late_by_ms=0)
 
 
 def channel(url: str, *, allow_private: bool = True, request_timeout_ms: int = 2_000) -> WebhookChannel:

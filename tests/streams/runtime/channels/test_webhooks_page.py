@@ -43,7 +43,7 @@ def posted(server: HTTPServer) -> tuple[dict[str, str], bytes]:
         details={"class": "model_quality", "phase": "triage", "policy": POLICY, "findings": "1"},
         firing=(FINDING,),
     )
-    what = type(plain)(notification=message, number=1, details=True, decided_at_ms=0, ends_at_ms=1, late_by_ms=0)
+    what = type(plain)(notification=message, number=1, details=True, decided_at_ms=0, late_by_ms=0)
     send(channel(server.url_for("/hook")), what, int(time.time() * 1000))
     return {name.lower(): value for name, value in asked[0].headers.items()}, asked[0].get_data()
 
