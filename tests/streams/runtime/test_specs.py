@@ -45,7 +45,7 @@ def test_what_detect_counts_and_spends_is_measured() -> None:
         [Closed(source_partition=0, source_partitions=1, through_ms=T0, cause="records", sampled=0, misplaced=0)]
     )
     stage.counts = Counts(
-        ticks=11, repeats=12, blind_ticks=13, unknown_model_ticks=14, shadow_alarms=15, snapshots=16,
+        ticks=11, repeats=12, blind_ticks=13, unknown_model_ticks=14, shadow_alarms=15,
         spent={"page": 0.25, "ticket": 17.5},
     )  # fmt: skip
     assert measured(DETECT, stage) == {

@@ -54,7 +54,7 @@ def test_what_notify_decides_while_its_host_stops_is_sent_and_waits_for_no_other
     (tmp_path / "tocsin.toml").write_text(CHANNEL % httpserver.url_for("/hook"))
     settings = load(tmp_path / "tocsin.toml", {}, {}, lambda _: ())
     message = replace(Notification.decode(samples("notification")[-1]), channel="webhook", address="ops")
-    late = Attempt(notification=message, number=1, details=True, decided_at_ms=0, ends_at_ms=1, late_by_ms=0)
+    late = Attempt(notification=message, number=1, details=True, decided_at_ms=0, late_by_ms=0)
     receipts: list[Receipt] = []
     stop = FaustHost.stop
 
