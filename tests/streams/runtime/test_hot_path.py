@@ -339,6 +339,36 @@ def test_however_few_rows_are_held_at_once_the_oracle_says_the_same(
     world.check()
 
 
+def test_memory_and_disk_hold_what_is_known_and_not_what_ever_came(
+    cluster: KafkaSettings, begin: Callable[..., Worker], tmp_path: Path
+) -> None:
+    #  rows, and an hour later nothing is known of them | the same again, five times
+    folder = tmp_path / "rows"
+    world = World(cluster, seed=12)
+    worker = begin(folder=folder, join=replace(JOIN, block_rows=4))
+    most: list[Counter[str]] = []
+
+    def states() -> list[dict[str, int]]:
+        return [dict(one) for one in worker.hot_path.status.partitions.values()]
+
+    def files() -> int:
+        return len(list(folder.rglob("*.run")))
+
+    for turn in range(1, 6):
+        held = Counter[str]()
+        world.write(600)
+        worker.until(lambda: sum(one["output_rows"] for one in states()) > 600 * turn)  # noqa: B023
+        worker.until(lambda: files() > 0)
+        held["files"], held["resident"] = files(), sum(one["resident_bytes"] for one in states())
+        world._began_ms = BEGAN_MS + turn * 3_600_000  # noqa: SLF001 - the next begin where the clock stands
+        world.tell(world._began_ms)  # noqa: SLF001
+        worker.until(lambda: not any(one["known_rows"] for one in states()) and not files())
+        held["runs"] = max(len(one.runs) for one in world.manifests().values())
+        most.append(held)
+    assert min(most[0].values()) > 0, "there was something to hold"
+    assert all(held[name] < 3 * first for held in most[1:] for name, first in most[0].items()), most
+
+
 def test_a_foreign_partitioner_is_counted(cluster: KafkaSettings, begin: Callable[..., Worker]) -> None:
     Inputs(cluster).write(topics.OUTPUTS, [row(f"p{number}") for number in range(200)], partition=1)
     worker = begin()
