@@ -54,6 +54,7 @@ class Sender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._places: set[tuple[str, str]] = set()
         self._ended: Counter[tuple[str, str]] = Counter()
+        self._is_closed = False
 
     @property
     def in_hand(self) -> int:
@@ -68,18 +69,22 @@ class Sender:
 
     def submit(self, attempt: Attempt) -> None:
         """Take an attempt; it does not wait."""
-        task = asyncio.create_task(self._make(attempt, is_full=self._is_full()))
+        task = asyncio.create_task(self._make(attempt, self._why_not()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _is_full(self) -> bool:
-        return len(self._tasks) >= self._settings.in_flight_limit + self._settings.waiting_limit
+    def _why_not(self) -> str:
+        """Say why nothing more is taken; empty where it is."""
+        if self._is_closed:
+            return "worker_stops"
+        is_full = len(self._tasks) >= self._settings.in_flight_limit + self._settings.waiting_limit
+        return "sender_full" if is_full else ""
 
-    async def _make(self, attempt: Attempt, *, is_full: bool) -> None:
+    async def _make(self, attempt: Attempt, why_not: str) -> None:
         began_s = time.monotonic()
         place = (attempt.notification.incident_id, attempt.notification.destination)
-        if is_full:
-            answer = Answer(answer_class="retry", reason="sender_full")
+        if why_not:
+            answer = Answer(answer_class="retry", reason=why_not)
         elif place in self._places:
             answer = Answer(answer_class="retry", reason="still_on_its_way")
         else:
@@ -164,14 +169,11 @@ class Sender:
         while self._tasks:
             await asyncio.gather(*self._tasks)
 
-    async def drain(self) -> None:
-        """Wait a bounded time for what is on its way; what is submitted meanwhile is made all the same."""
+    async def close(self) -> None:
+        """End: wait a bounded time for what is on its way; the rest counts as lost. What is submitted later is not tried."""
+        self._is_closed = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._settings.close_wait_ms / 1000)
-
-    async def close(self) -> None:
-        """End: wait a bounded time for what is on its way; the rest counts as lost. Nothing may be submitted any more."""
-        await self.drain()
         late = list(self._tasks)
         for task in late:
             task.cancel()

@@ -162,10 +162,8 @@ class SmallStages:
     async def stop(self, leaving: Collection[str] = ()) -> None:
         """Finish what is in hand, commit, leave; hosts of `leaving` are left as they are."""
         if self.sender is not None:
-            await self.sender.drain()  # while notify's host can still write what became of it
+            await self.sender.close()  # while notify's host can still write what became of its attempts
         await asyncio.gather(*(host.stop() for stage, host in self.hosts.items() if stage not in leaving))
-        if self.sender is not None:  # and not before: until it has stopped, notify submits what is due
-            await self.sender.close()
 
     def taken_ms(self, stage: str) -> dict[int, int]:
         """Return for each owned partition of a stage the newest clock value whose consequences are durable."""

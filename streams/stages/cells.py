@@ -212,7 +212,10 @@ class CellBook:
             before = self._cells[number] if number < len(self._cells) else None
             if before is not None:
                 del self._numbers[before]
-            self._put(number, Cell(model, version, tuple(values), wait))
+            cell = Cell(model, version, tuple(values), wait)
+            if cell in self._numbers:  # it was forgotten, and came again under another number
+                self._cells[self._numbers[cell]] = None
+            self._put(number, cell)
         self.added.clear()
         self._count_again()
 

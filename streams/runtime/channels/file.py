@@ -1,6 +1,7 @@
 """A file: one line of JSON for each message, on the disk before it counts as delivered."""
 
 import asyncio
+import fcntl
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,9 @@ class FileChannel:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o640)
         try:
+            fcntl.flock(
+                descriptor, fcntl.LOCK_EX
+            )  # until it is closed: what another writer has half written is no cut line
             size = os.fstat(descriptor).st_size
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line

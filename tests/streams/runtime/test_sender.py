@@ -1,6 +1,7 @@
 """Attempts and their receipts: bounded, each exactly one, whatever a channel does."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -189,3 +190,24 @@ def test_closing_waits_for_a_bounded_time() -> None:
 
     asyncio.run(play())
     assert receipts == []  # it counts as lost, and is found again by its deadline
+
+
+def test_what_is_submitted_to_a_closed_sender_is_not_tried_and_has_its_receipt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receipts: list[Receipt] = []
+    channel = Scripted(at_once)
+
+    async def deliver(receipt: Receipt) -> None:
+        receipts.append(receipt)
+
+    async def play() -> None:
+        sender = Sender(channels={"test": channel}, settings=SETTINGS, deliver=deliver)
+        await sender.close()
+        sender.submit(attempt(1))
+        await sender.settle()
+
+    asyncio.run(play())
+    assert [(one.status, one.reason) for one in receipts] == [("retrying", "worker_stops")]
+    assert channel.most == 0
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []

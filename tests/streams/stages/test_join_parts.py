@@ -2,7 +2,7 @@
 
 import gc
 import tracemalloc
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -441,6 +441,37 @@ def test_what_a_model_takes_does_not_grow_with_the_number_of_the_others() -> Non
         return taken
 
     assert room(20_000) < 2 * room(10)
+
+
+def test_a_book_that_is_restored_from_its_blocks_is_the_one_that_wrote_them() -> None:
+    rng = np.random.default_rng(5)
+    book = CellBook({}, default_label_wait_ms=9)
+    blocks = []
+    held: list[int] = []
+    for _ in range(400):
+        for _ in range(int(rng.integers(1, 4))):
+            held.append(book.number(f"m{rng.integers(12)}", f"{rng.integers(3)}", {}))
+            book.hold(np.array(held[-1:]), 1)
+        gone = [held.pop(int(rng.integers(len(held)))) for _ in range(min(len(held), int(rng.integers(4))))]
+        if gone:
+            book.hold(np.array(gone), -1)
+        blocks.append(book.entries(book.added))
+        book.added.clear()
+        if rng.random() < 0.2:
+            book.forget_unused()
+        again = CellBook({}, default_label_wait_ms=9)
+        for block in blocks:
+            again.take_entries(block)
+        if held:
+            again.hold(np.array(held), 1)
+        alive = sorted(set(held))
+        assert [again.cell(number) for number in alive] == [book.cell(number) for number in alive]
+        again.forget_unused()
+        assert len(again) == len(alive), "what nothing is in takes no room"
+        assert {model: again.cells_of(model) for model in again.model_names} == dict(
+            Counter(book.cell(number).model for number in alive)
+        )
+        assert len(again.model_names) == len({book.cell(number).model for number in alive})
 
 
 def test_rows_go_on_counting_when_cells_and_models_have_other_numbers() -> None:

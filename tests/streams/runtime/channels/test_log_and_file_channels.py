@@ -4,6 +4,9 @@ import asyncio
 import io
 import json
 import os
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -110,6 +113,22 @@ def test_after_a_line_that_a_full_disk_cut_off_the_next_is_whole(
     torn, *lines = (tmp_path / "ops").read_text().splitlines()
     assert len(torn) == 5
     assert [json.loads(line)["notification_id"] for line in lines] == ["n1", "n1"]
+
+
+APPENDS = """
+import sys
+from pathlib import Path
+from streams.runtime.channels.file import FileChannel
+for number in range(300):
+    FileChannel._append(Path(sys.argv[1]), sys.argv[2].encode() * 20_000 + b"\\n")
+"""
+
+
+def test_lines_of_several_processes_stay_whole_and_nothing_comes_between(tmp_path: Path) -> None:
+    file = tmp_path / "sent.ndjson"
+    writers = [subprocess.Popen([sys.executable, "-P", "-c", APPENDS, str(file), letter]) for letter in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert Counter(file.read_text().splitlines()) == {letter * 20_000: 300 for letter in "abc"}
 
 
 def test_the_table_opens_what_has_settings(tmp_path: Path) -> None:
