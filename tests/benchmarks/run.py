@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,8 +22,9 @@ from typing import Any
 
 from streams.runtime import plain
 from tests.benchmarks import detect_tick, memory, notification, throughput, times
-from tests.benchmarks.deployment import ROOT, a_broker
+from tests.benchmarks.deployment import a_broker
 from tests.benchmarks.figures import Bench, Measured, UnfitError, beside, shown, spread
+from tests.checkout import commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +132,6 @@ def machine() -> dict[str, Any]:
     """Say what it is measured on."""
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],  # noqa: S607 - whichever git there is, or none
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
     return {
         "processors": os.cpu_count(),
         "processor": models[0] if models else platform.processor(),
@@ -148,7 +141,7 @@ def machine() -> dict[str, Any]:
         "confluent_kafka": version("confluent-kafka"),
         "numpy": version("numpy"),
         "compiled": plain.library() is not None,
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
     }
 
 

@@ -26,6 +26,7 @@ from tests.chaos.harms import HARMS, harms_of
 from tests.chaos.judge import Faults, judge, read_logs
 from tests.chaos.reading import as_read_today
 from tests.chaos.world import World
+from tests.checkout import commit
 from tests.simulation.logs import Entry
 
 ROUND_TICKS = 24
@@ -61,6 +62,7 @@ class Report:
         counts = self.faults.counts
         expected = {NO_BROKER, *EXPECTED.values()}
         return {
+            "commit": commit(),
             "rounds": self.rounds,
             "kills": self.done["kills"],
             "outputs": self.outputs,

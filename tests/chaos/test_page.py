@@ -49,6 +49,8 @@ REQUIRED = (
     "one topic silent, both silent, for hours",
     "a clock that jumps by an hour, forward and back",
     "a row from the future",
+    "rows without end",
+    "workers of an old and of a new version side by side, on the same topics, in the same groups",
     "records of any version that was ever sent",
 )
 """What any stream processor must be put through before it is trusted; how, the page says."""
