@@ -245,6 +245,8 @@ class Incident(Timed, frozen=True, kw_only=True):
         Decision time of this record.
     findings
         The latest, at most 50, of `findings_total`.
+    firing_total
+        How many findings fire now, also of those which are not kept; 0 in records older than this field.
     policy, policy_hash
         As they were at the opening; SHA-256 of the policy's canonical JSON.
     silenced_by, inhibited_by, maintenance, kind_of_event, hazard, taxonomy, regulatory
@@ -276,6 +278,7 @@ class Incident(Timed, frozen=True, kw_only=True):
     merged_into: str = ""
     findings: Annotated[tuple[Evidence, ...], Meta(max_length=MAX_FINDINGS)] = ()
     findings_total: Count = 0
+    firing_total: Count = 0
     impact_started_at_ms: Instant | None = field(default=None, name="impact_started_at")
     impact_ended_at_ms: Instant | None = field(default=None, name="impact_ended_at")
     detected_at_ms: Instant = field(name="detected_at")
@@ -322,6 +325,11 @@ class Incident(Timed, frozen=True, kw_only=True):
     def is_open(self) -> bool:
         """Whether it still needs somebody."""
         return self.status is not Status.RESOLVED
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether any of its findings fires, kept or not."""
+        return self.firing_total > 0 or bool(self.firing)
 
     @property
     def acknowledged(self) -> bool:

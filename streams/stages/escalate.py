@@ -234,7 +234,9 @@ class Escalate:
         ladder = replace(ladder, sent=rest)
         told = ladder.told.get(sent.told)
         if receipt.reached and told is not None:
-            known = replace(told, arrived=True, firing=sent.firing, cleared=sent.cleared, arrived_at_ms=sent.at_ms)
+            # while what fires is not among the findings that are kept, its end is still to be told
+            firing = sent.firing or (told.firing if ladder.incident.is_firing else ())
+            known = replace(told, arrived=True, firing=firing, cleared=sent.cleared, arrived_at_ms=sent.at_ms)
             ladder = replace(ladder, told=ladder.told | {sent.told: known})
             if sent.mode == "page":
                 ladder = replace(
@@ -334,7 +336,11 @@ class _Round:
             self._tell_all("update", MessageReason.STATUS_CHANGED)
         elif incident.flapping and not before.flapping:
             self._tell_all("update", MessageReason.FLAPPING)
-        elif incident.firing != before.firing or incident.cleared != before.cleared:
+        elif (incident.firing, incident.cleared, incident.is_firing) != (
+            before.firing,
+            before.cleared,
+            before.is_firing,
+        ):
             self._set(changed=True)
             self._plan_look()
 
@@ -446,7 +452,7 @@ class _Round:
         )
         actor = self._incident.actor
         by_hand = actor is not None and actor.kind == "human"
-        ended = MessageReason.STATUS_CHANGED if by_hand or self._incident.firing else MessageReason.ALL_CLEARED
+        ended = MessageReason.STATUS_CHANGED if by_hand or self._incident.is_firing else MessageReason.ALL_CLEARED
         for told in self.ladder.told.values():
             if rule.tells_of_end or not told.arrived:
                 reason = ended if told.arrived else MessageReason.OPENED_AND_RESOLVED
@@ -692,12 +698,13 @@ class _Round:
                 last,
                 incident.firing,
                 incident.cleared,
+                is_firing=incident.is_firing,
                 now_ms=self._now_ms,
                 remind_interval_ms=rule.remind_interval_ms,
                 tells_of_end=rule.tells_of_end,
             )
             quiet_ms = self._now_ms - (told.arrived_at_ms or told.sent_at_ms)
-            if reason is None and not incident.firing and quiet_ms > rule.remind_interval_ms:
+            if reason is None and not incident.is_firing and quiet_ms > rule.remind_interval_ms:
                 reason = MessageReason.REMINDER  # nothing fires, and yet nobody has said that it is over
             if reason is not None:
                 purpose: Purpose = "reminder" if reason is MessageReason.REMINDER else "update"

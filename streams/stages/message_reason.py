@@ -23,22 +23,24 @@ def message_reason(
     firing: frozenset[str],
     cleared: frozenset[str],
     *,
+    is_firing: bool,
     now_ms: int,
     remind_interval_ms: int,
     tells_of_end: bool,
 ) -> MessageReason | None:
-    """Return why to send, None where there is nothing to say.
+    """Return why to send, None where there is nothing to say; `is_firing` is whether any fires, also one that is not named.
 
     >>> one, two = frozenset({"1"}), frozenset({"1", "2"})
-    >>> message_reason(Last(one, frozenset(), 0), two, frozenset(), now_ms=1, remind_interval_ms=9, tells_of_end=True)
+    >>> rule = {"is_firing": True, "remind_interval_ms": 9, "tells_of_end": True}
+    >>> message_reason(Last(one, frozenset(), 0), two, frozenset(), now_ms=1, **rule)
     <MessageReason.NEW_FINDINGS: 'new findings added'>
-    >>> message_reason(Last(one, frozenset(), 0), one, frozenset(), now_ms=9, remind_interval_ms=9, tells_of_end=True)
+    >>> message_reason(Last(one, frozenset(), 0), one, frozenset(), now_ms=9, **rule)
     """
     if last is None:
-        return MessageReason.FIRST if firing else None
+        return MessageReason.FIRST if is_firing else None
     if not firing <= last.firing:
         return MessageReason.NEW_FINDINGS
-    if not firing:
+    if not is_firing:
         # what began and ended between two messages was never told, and needs no end
         return MessageReason.ALL_CLEARED if last.firing else None
     if tells_of_end and not cleared <= last.cleared:

@@ -58,6 +58,9 @@ MOST_AHEAD_MS = 2_592_000_000
 behind may triage be that reads them again. Escalate, which knows the clock, bears less."""
 HEADROOM_BYTES = 4_096
 """Kept free in each record, for what stages write of themselves."""
+MOST_BYTES = MAX_ENCODED_BYTES - HEADROOM_BYTES
+SMALL_BYTES = 1_024
+"""What an act may add to a record that is full: for so little findings make room, so that anything can be resolved."""
 RULE = "default"
 
 
@@ -600,15 +603,20 @@ class Triage:
         return self._write(case, changes, reason, decided_ms, causation_id=finding.finding_id)
 
     def _latest(self, findings: tuple[Evidence, ...], evidence: Evidence) -> tuple[Evidence, ...]:
-        """Put a finding in its place, or at the end; the oldest that have cleared make room first."""
+        """Put a finding in its place, or at the end; the oldest that have cleared make room first.
+
+        What clears and has no place gets none that belongs to one which fires.
+        """
         ids = [finding.finding_id for finding in findings]
         if evidence.finding_id in ids:
             at = ids.index(evidence.finding_id)
             return (*findings[:at], evidence, *findings[at + 1 :])
         kept = list(findings)
         if len(kept) >= MAX_FINDINGS:
-            cleared = next((at for at, finding in enumerate(kept) if finding.state == "cleared"), 0)
-            del kept[cleared]
+            cleared = next((at for at, finding in enumerate(kept) if finding.state == "cleared"), None)
+            if cleared is None and evidence.state == "cleared":
+                return findings
+            del kept[cleared or 0]
         return (*kept, evidence)
 
     @staticmethod
@@ -676,6 +684,8 @@ class Triage:
                 return self._write_act(case, act, Reason.UNKNOWN_INCIDENT, {})
             if not target.incident.is_open:
                 return self._write_act(case, act, Reason.ILLEGAL_TRANSITION, {})
+            if not _has_room(case.incident, act, verdict.changes):
+                return self._write_act(case, act, verdict.reason, verdict.changes)  # which refuses it
             out += self._take_over(target, case, act)
         written = self._write_act(case, act, verdict.reason, verdict.changes)
         out += written
@@ -701,9 +711,8 @@ class Triage:
                 case = replace(case, clear_since_ms=None, not_before_ms=0)
             if reason is Reason.SEVERITY_LOWERED and case.clear_since_ms is not None:  # its hold-down begins now
                 case = replace(case, clear_since_ms=max(case.clear_since_ms, act.decided_at_ms))
-        said = act.name if act.kind == "mark" else _said(act)
-        whole = _fitting(replace(case.incident, **changes, actor=act.actor, note=said[:MAX_TEXT]))
-        if len(whole.encode()) > MAX_ENCODED_BYTES - HEADROOM_BYTES:
+        said = _said(act)
+        if not _has_room(case.incident, act, verdict):
             changes, reason, said = {}, Reason.ILLEGAL_TRANSITION, "the incident has no room for this text"
         case = replace(case, acts=(*case.acts, act.act_id)[-MAX_RECENT_ACTS:])
         return self._write(
@@ -811,7 +820,8 @@ class Triage:
         return self._put(replace(case, incident=incident))
 
     def _put(self, case: Case) -> list[TriageOut]:
-        incident = _fitting(case.incident)
+        firing_total = sum(fact.firing for fact in case.facts.values())
+        incident = _fitting(replace(case.incident, firing_total=firing_total))
         case = replace(case, incident=incident)
         self._cases[incident.incident_id] = case
         self._timers.put(f"case/{incident.incident_id}", self._case_timers(case))
@@ -827,17 +837,33 @@ class Triage:
 
 def _said(act: IncidentAction) -> str:
     """Return what the actor said: his reason and his text, once where they are the same."""
+    if act.kind == "mark":
+        return act.name
     return " ".join(dict.fromkeys(filter(None, (act.reason, act.text))))
 
 
 def _fitting(incident: Incident) -> Incident:
-    """Return a record that intermediaries forward: the oldest findings make room, then versions and deployments."""
-    limit = MAX_ENCODED_BYTES - HEADROOM_BYTES
-    while len(incident.encode()) > limit and incident.findings:
-        incident = replace(incident, findings=incident.findings[1 + len(incident.findings) // 4 :])
-    if len(incident.encode()) > limit:
+    """Return a record that intermediaries forward: findings make room, then versions and deployments.
+
+    Of the findings those that have cleared go first, and the oldest before the others.
+    """
+    while len(incident.encode()) > MOST_BYTES and incident.findings:
+        findings = incident.findings
+        order = sorted(range(len(findings)), key=lambda at: (findings[at].state == "firing", at))
+        kept = sorted(order[1 + len(order) // 4 :])
+        incident = replace(incident, findings=tuple(findings[at] for at in kept))
+    if len(incident.encode()) > MOST_BYTES:
         incident = replace(incident, versions=incident.versions[-1:], deployments=())
     return incident
+
+
+def _has_room(incident: Incident, act: IncidentAction, changes: Mapping[str, object]) -> bool:
+    """Whether what an act adds has room; a long text has none where findings would have to go for it."""
+    after = replace(incident, **changes, actor=act.actor, note=_said(act)[:MAX_TEXT])
+    size = len(after.encode())
+    if size > MOST_BYTES and size - len(replace(incident, actor=None, note="").encode()) > SMALL_BYTES:
+        return False
+    return len(_fitting(after).encode()) <= MOST_BYTES
 
 
 def _unknown(act: IncidentAction, field: str, expected: str, reason: Reason) -> DeadLetter:

@@ -217,8 +217,9 @@ def body(
         lines.append(f"Roll back now, or switch to the fallback model. Last known good version: {good}")
     firing = newest_first(incident, told)
     lines += [_evidence(finding) for finding in firing[:MAX_LINES]]
-    if len(firing) > MAX_LINES:
-        lines.append(f"and {len(firing) - MAX_LINES} more")
+    more = max(incident.firing_total, len(firing)) - len(firing[:MAX_LINES])
+    if more > 0:
+        lines.append(f"and {more} more" if firing else f"Still firing: {more}")
     lines += [
         f"Deployed shortly before: {plain(change.kind)} {plain(change.version or change.deployment_id)}, {minute(change.at_ms)}"
         for change in incident.deployments[-3:]

@@ -49,6 +49,36 @@ def test_t4a_closed_incidents_replayed_into_an_empty_system_send_nothing(
     assert not half.attempts
 
 
+def test_nothing_is_said_to_be_over_while_lanes_fire_that_the_record_has_no_place_for(half: "Half") -> None:
+    #  60 lanes fire, of which 50 are kept and clear | the other 10 clear
+    lanes = [half.fire("unsafe_output", lane=f"lane={number}") for number in range(60)]
+    half.run(half.now_ms + 20 * MINUTE)
+    for one in lanes[10:]:
+        half.clear(one)
+    half.run(half.now_ms + 2 * HOUR)
+    assert MessageReason.SOME_CLEARED in {message.reason for message in half.notifications}
+    assert MessageReason.ALL_CLEARED not in {message.reason for message in half.notifications}
+    for one in lanes[:10]:
+        half.clear(one)
+    half.run(half.now_ms + HOUR)
+    over = {message.target for message in half.notifications if message.reason is MessageReason.ALL_CLEARED}
+    assert over == {message.target for message in half.notifications if message.reason is MessageReason.SOME_CLEARED}
+
+
+def test_what_a_provider_ends_while_unnamed_lanes_fire_has_not_cleared(half: "Half") -> None:
+    lanes = [half.fire("feature_corruption", lane=f"lane={number}") for number in range(60)]
+    half.run(half.now_ms + 20 * MINUTE)
+    kept = half.incident.firing
+    for one in lanes:
+        if one.finding_id in kept:
+            half.clear(one)
+    half.do("resolve", actor="pager", actor_kind="provider", reason="done", resolution="fixed")
+    assert (half.incident.is_open, half.incident.firing, half.incident.firing_total) == (False, frozenset(), 10)
+    half.run(half.now_ms + MINUTE)
+    ends = {message.reason for message in half.notifications if message.purpose == "resolve"}
+    assert ends == {MessageReason.STATUS_CHANGED}
+
+
 def test_t4b_an_outage_in_a_ladder_gives_one_page_per_target(half: "Half") -> None:
     half.fire("pii_leak")
     half.run(half.start_ms + MINUTE)

@@ -373,7 +373,7 @@ def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, inci
             action = replace(action, resolution=arguments.resolution, reason=arguments.reason)
         case _:
             action = replace(action, text=arguments.text)
-    if kind == "resolve" and incident.is_open and incident.firing:
+    if kind == "resolve" and incident.is_open and incident.is_firing:
         complain(_still_firing(incident))
         if not arguments.still_firing:
             rather = "contain it"
@@ -401,7 +401,8 @@ def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, inci
 def _still_firing(incident: Incident) -> str:
     firing = [finding for finding in incident.findings if finding.state == "firing"]
     named = ", ".join(f"{finding.detector} on {plain(finding.lane)}" for finding in firing[:MOST_NAMED])
-    more = f" and {len(firing) - MOST_NAMED} more" if len(firing) > MOST_NAMED else ""
+    left = max(incident.firing_total, len(firing)) - len(firing[:MOST_NAMED])
+    more = f" and {left} more" if firing and left else f"{left} findings" if left else ""
     return (
         f"still firing in {incident.display_id}: {named}{more}. Once it is resolved nobody hears of these lanes before they "
         "have recovered; another finding opens the incident anew"

@@ -42,8 +42,16 @@ def test_messages_are_sent_for_a_reason_and_only_once(
         last,
         s(firing),
         s(cleared),
+        is_firing=bool(firing),
         now_ms=NOW_MS,
         remind_interval_ms=remind_minutes * 60_000,
         tells_of_end=tells,
     )
     assert said is reason, row
+
+
+def test_nothing_is_over_while_something_fires_that_is_not_named() -> None:
+    for told, reason in (("", MessageReason.SOME_CLEARED), ("12", None)):
+        last = Last(s("12"), s(told), ago(1))
+        rule = {"now_ms": NOW_MS, "remind_interval_ms": 10 * 60_000}
+        assert message_reason(last, s(""), s("12"), is_firing=True, tells_of_end=True, **rule) is reason

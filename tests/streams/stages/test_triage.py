@@ -11,7 +11,7 @@ import config
 from schemas.dead_letter import DeadLetter
 from schemas.finding import Effect, Finding
 from schemas.ids import finding_id, group_hash, incident_id
-from schemas.incident import MAX_ENCODED_BYTES, Actor, Incident, Reason, Severity, Status
+from schemas.incident import MAX_ENCODED_BYTES, MAX_FINDINGS, Actor, Incident, Reason, Severity, Status
 from schemas.incident_action import Draft, IncidentAction
 from schemas.instant import Instant
 from schemas.response import Response
@@ -600,6 +600,70 @@ def test_a_record_stays_below_what_consumers_must_take() -> None:
     assert len(last(out).encode()) <= MAX_ENCODED_BYTES
     assert last(out).findings_total == 81
     assert last(out).reason is Reason.ILLEGAL_TRANSITION  # what has no room is refused, and said to be
+
+
+def many(count: int) -> list[Finding]:
+    return [finding("unsafe_output", at=number / 100, lane=f"lane={number}") for number in range(count)]
+
+
+def test_what_a_record_has_no_place_for_still_fires() -> None:
+    #  60 lanes fire, of which 50 are kept; those 50 clear
+    stage = triage()
+    lanes = many(60)
+    out = last(stage.receive(lanes))
+    assert (len(out.findings), out.findings_total, out.firing_total) == (MAX_FINDINGS, 60, 60)
+    out = last(stage.receive([cleared(one, 2) for one in lanes[10:]]))
+    assert (len(out.firing), out.firing_total, out.is_firing) == (0, 10, True)
+    out = last(stage.receive([cleared(one, 3) for one in lanes[:10]]))
+    assert (out.firing_total, out.is_firing) == (0, False)
+
+
+def test_what_clears_takes_no_place_from_what_fires() -> None:
+    stage = triage()
+    lanes = many(60)
+    before = last(stage.receive(lanes))
+    out = last(stage.receive([cleared(lanes[0], 2)]))
+    assert (out.firing, out.firing_total) == (before.firing, 59)
+
+
+def test_a_long_text_is_refused_rather_than_a_finding_that_fires_is_left_out() -> None:
+    stage = triage()
+    before = last(stage.receive(many(10)))
+    acts = [act("set_impact", before.incident_id, 1, name=f"n{at}", text="\u969c" * 2_000) for at in range(20)]
+    out = stage.receive([replace(one, act_id=f"a{at}") for at, one in enumerate(acts)])
+    assert last(out).firing == before.firing
+    assert last(out).reason is Reason.ILLEGAL_TRANSITION
+    assert {"changed", "illegal_transition"} == set(reasons(out))
+    while last(out).reason is not Reason.ILLEGAL_TRANSITION or len(out) > 1:
+        one = act("set_remediation", before.incident_id, 1, name=f"n{len(acts)}", text="t" * 1_000)
+        acts.append(one)
+        out = stage.receive([replace(one, act_id=f"b{len(acts)}")])
+    outage = last(stage.receive([finding("model_outage", 2)]))
+    merge = act("merge", before.incident_id, 3, into=outage.incident_id, reason="\u969c" * 2_000)
+    [refused] = stage.receive([merge])
+    assert isinstance(refused, Incident)
+    assert refused.incident_id == before.incident_id, "what is refused gives the other nothing"
+
+
+def test_in_a_full_record_findings_make_room_for_the_end_those_that_have_cleared_first() -> None:
+    stage = triage()
+    wide = [
+        finding("unsafe_output", at=at / 100, lane=f"{at}-" + "l" * 195, segment="s" * 200, message="m" * 200)
+        for at in range(50)
+    ]
+    name = last(stage.receive(wide)).incident_id
+    out = last(stage.receive([cleared(wide[49], 1)]))
+    full, number = out, 0
+    while full.reason is not Reason.ILLEGAL_TRANSITION:
+        number += 1
+        one = act("set_root_cause" if number % 2 else "set_impact", name, 2, name=f"n{number}", text="t" * 1_100)
+        full = last(stage.receive([replace(one, act_id=f"a{number}")]))
+    assert full.findings == out.findings
+    for at in range(4):
+        out = last(stage.receive([act("set_remediation", name, 3 + at, name=f"n{at}", text="t" * 400)]))
+    assert (out.reason, out.cleared, out.firing < full.firing) == (Reason.CHANGED, frozenset(), True)
+    ended = last(stage.receive([act("resolve", name, 9, resolution="fixed", reason="r" * 900)]))
+    assert (ended.status, ended.firing_total) == (Status.RESOLVED, 49)
 
 
 def test_an_incident_whose_lanes_come_and_go_for_weeks_keeps_a_bounded_row() -> None:

@@ -178,6 +178,8 @@ def test_what_is_to_be_done_stands_before_what_was_found() -> None:
 def test_many_findings_are_counted_and_not_listed() -> None:
     many = tuple(evidence(finding_id=f"f{number}", lane=f"SEX={number}") for number in range(12))
     assert "and 7 more" in text(incident(findings=many))
+    assert "and 17 more" in text(incident(findings=many, firing_total=len(many) + 10))
+    assert "Still firing: 10" in text(incident(findings=(), firing_total=10))
 
 
 HOSTILE = (

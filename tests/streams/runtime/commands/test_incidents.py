@@ -312,6 +312,18 @@ def test_who_would_resolve_what_is_contained_and_fires_is_not_told_to_contain_it
     assert "was not resolved: it is contained, wait until these have cleared, or insist by --still-firing" in err
 
 
+def test_who_would_resolve_what_fires_beyond_the_findings_that_are_kept_is_told(tocsin: Tocsin, put: Put) -> None:
+    one = replace(incident(6, "fraud", Status.CONTAINED, Severity.HIGH), findings=(), firing_total=10)
+    partition = murmur2(b"fraud", 4)
+    put("incidents-latest", one.incident_id.encode(), one.encode(), partition)
+    try:
+        status, _, err = tocsin("incidents", "resolve", one.display_id, "--as", "fixed", "--reason", "mended")
+    finally:
+        put("incidents-latest", one.incident_id.encode(), None, partition)
+    assert status == Exit.NOT_SO
+    assert f"still firing in {one.display_id}: 10 findings. Once" in err
+
+
 def test_where_no_worker_tells_the_time_nothing_is_sent_and_a_list_says_how_old_it_is(
     tocsin: Tocsin, broker: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
