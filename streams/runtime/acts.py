@@ -6,7 +6,7 @@ An act is a record like any other; triage answers with the incident's next recor
 import time
 import uuid
 
-from config.settings import KafkaSettings, WorkerSettings
+from config.settings import KafkaSettings, Settings
 from schemas.fields import MalformedRecordError
 from schemas.incident import Actor, Incident
 from schemas.incident_action import ActKind, IncidentAction
@@ -65,12 +65,13 @@ def the_incident(name: str, incidents: list[Incident]) -> Incident:
     )
 
 
-def new_act(reader: Reader, worker: WorkerSettings, incident: Incident, by: str, kind: ActKind) -> IncidentAction:
-    """Begin a person's act upon an incident, decided at the newest time that any worker has told.
+def new_act(reader: Reader, settings: Settings, incident: Incident, by: str, kind: ActKind) -> IncidentAction:
+    """Begin a person's act upon an incident, decided at the newest time that was told to who judges it.
 
-    Where none tells it, nobody would answer either: that is a `CommandError`, and nothing is sent.
+    Where none is told, nobody would answer either: that is a `CommandError`, and nothing is sent.
     """
-    told = told_time(reader, worker)
+    partition = partition_of(incident.model, settings.kafka.output_partitions)
+    told = told_time(reader, settings.worker, [partition])
     now_ms = told.now_ms
     if now_ms is None or not told.moves:
         raise CommandError(Exit.NOT_SO, f"{told}; then act again, for nothing was sent")

@@ -224,10 +224,10 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def newest_clock_ms(reader: Reader) -> int | None:
+def newest_clock_ms(reader: Reader, partitions: Sequence[int] | None = None) -> int | None:
     """Return the newest value of the topic `clock`: the decision time of what is done now. None: no worker writes it."""
     last: dict[int, int] = {}
-    for read in reader.all("clock", last=LAST_CLOCKS):
+    for read in reader.all("clock", partitions, last=LAST_CLOCKS):
         with suppress(MalformedRecordError):
             last[read.partition] = Clock.decode(read.value).now_ms
     return max(last.values(), default=None)
@@ -255,9 +255,9 @@ class Told:
         return f"no worker has told the time since {at(self.now_ms)} ({ago} ago): {start}"
 
 
-def told_time(reader: Reader, worker: WorkerSettings) -> Told:
-    """Read the clock. Where it is not as young as a worker keeps it, look whether it moves: either clock may be wrong."""
-    now_ms = newest_clock_ms(reader)
+def told_time(reader: Reader, worker: WorkerSettings, partitions: Sequence[int] | None = None) -> Told:
+    """Read the clock, of all partitions or of these. Where it is not as young as a worker keeps it, look whether it moves: either clock may be wrong."""
+    now_ms = newest_clock_ms(reader, partitions)
     if now_ms is None:
         return Told(None, moves=False)
     if abs(wall_ms() - now_ms) <= FRESH_TURNS * worker.clock_every_ms:
@@ -265,7 +265,7 @@ def told_time(reader: Reader, worker: WorkerSettings) -> Told:
     until_s = time.monotonic() + CLOCK_LOOKS * worker.clock_every_ms / 1000
     while time.monotonic() < until_s:
         time.sleep(worker.clock_every_ms / 1000)
-        later_ms = newest_clock_ms(reader)
+        later_ms = newest_clock_ms(reader, partitions)
         if later_ms is not None and later_ms > now_ms:
             return Told(later_ms, moves=True)
     return Told(now_ms, moves=False)

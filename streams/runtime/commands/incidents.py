@@ -360,7 +360,7 @@ def _found(record: Incident) -> str:
 
 def _act(arguments: argparse.Namespace, settings: Settings, reader: Reader, incident: Incident) -> int:
     kind: ActKind = "note" if arguments.action == "comment" else arguments.action
-    action = new_act(reader, settings.worker, incident, arguments.actor, kind)
+    action = new_act(reader, settings, incident, arguments.actor, kind)
     match arguments.action:
         case "ack":
             action = replace(action, target=arguments.target)
