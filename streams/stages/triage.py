@@ -80,7 +80,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, tag="case"):
     """An incident with what triage needs beside it; written whole, so that it is right after any crash.
 
     `toggles`: when the group began or ceased to fire, for flapping. `clear_since_ms`: since when nothing fires.
-    `not_before_ms`: before this it does not resolve by itself. `acts`: the ids of the latest.
+    `not_before_ms`: before this it does not resolve by itself. `acts`: the ids of the latest. `ended_ms`: up to when an act
+    that resolved it reaches, None where that is its date.
     """
 
     incident: Incident
@@ -89,11 +90,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, tag="case"):
     clear_since_ms: int | None = None
     not_before_ms: int = 0
     acts: tuple[str, ...] = ()
+    ended_ms: int | None = None
 
     @property
     def firing(self) -> bool:
         """Whether any of its findings fires."""
         return any(fact.firing for fact in self.facts.values())
+
+    def is_over(self, finding: Finding) -> bool:
+        """Whether what a finding found had begun by the end of the incident."""
+        ended_ms = self.incident.resolved_at_ms if self.ended_ms is None else self.ended_ms
+        return ended_ms is not None and finding.onset_to_ms <= ended_ms
 
 
 def kept(facts: dict[str, Fact]) -> dict[str, Fact]:
@@ -248,7 +255,7 @@ class Triage:
         return []
 
     def _end(self, case: Case, resolution: str, reason: Reason, at_ms: int) -> list[TriageOut]:
-        return self._write(case, resolved(at_ms, resolution), reason, at_ms)
+        return self._write(replace(case, ended_ms=None), resolved(at_ms, resolution), reason, at_ms)
 
     def _forget(self, name: str) -> None:
         group = self._groups.get(self._cases[name].incident.group_hash)
@@ -344,7 +351,7 @@ class Triage:
         assert incident.resolved_at_ms is not None
         since_ms = finding.decided_at_ms - incident.resolved_at_ms
         in_window = since_ms <= self._hold_downs(incident.severity).reopen_within_ms
-        is_new = finding.onset_to_ms > incident.resolved_at_ms
+        is_new = not case.is_over(finding)
         is_worse = self._severity(finding) < incident.severity_max
         if incident.closed_at_ms is None and in_window and (is_new or is_worse):
             return self._attach(case, finding)
@@ -502,7 +509,7 @@ class Triage:
         }
         reason = Reason.FINDING_ATTACHED if known is None else Reason.FINDING_UPDATED
         reason = self._redate(incident, facts, finding.finding_id, changes) or reason
-        if incident.is_open or self._reopens(incident, finding):
+        if incident.is_open or self._reopens(case, finding):
             case, flaps = self._toggled(case, facts, decided_ms)
             if flaps:
                 changes["flapping"] = True
@@ -524,16 +531,15 @@ class Triage:
             changes["report_revision"] = incident.report_revision + 1
         return self._write(replace(case, facts=facts), changes, reason, decided_ms, causation_id=finding.finding_id)
 
-    def _reopens(self, incident: Incident, finding: Finding) -> bool:
+    def _reopens(self, case: Case, finding: Finding) -> bool:
         """Whether a finding on a resolved incident begins a new episode: something new, or something worse."""
+        incident = case.incident
         if incident.closed_at_ms is not None or incident.resolved_at_ms is None:
             return False
         in_window = (
             finding.decided_at_ms - incident.resolved_at_ms <= self._hold_downs(incident.severity).reopen_within_ms
         )
-        return in_window and (
-            finding.onset_to_ms > incident.resolved_at_ms or self._severity(finding) < incident.severity_max
-        )
+        return in_window and (not case.is_over(finding) or self._severity(finding) < incident.severity_max)
 
     def _did_not_hold(self, incident: Incident, finding: Finding) -> bool:
         """Whether a finding of equal or worse severity surely began after containment."""
@@ -714,6 +720,9 @@ class Triage:
         said = _said(act)
         if not _has_room(case.incident, act, verdict):
             changes, reason, said = {}, Reason.ILLEGAL_TRANSITION, "the incident has no room for this text"
+        ended_ms = changes.get("resolved_at_ms")
+        if isinstance(ended_ms, int):
+            case = replace(case, ended_ms=self._bounded_ms(case, ended_ms))
         case = replace(case, acts=(*case.acts, act.act_id)[-MAX_RECENT_ACTS:])
         return self._write(
             case,
@@ -724,6 +733,11 @@ class Triage:
             actor=act.actor,
             note=said[:MAX_TEXT],
         )
+
+    def _bounded_ms(self, case: Case, ended_ms: int) -> int:
+        """Bound the date of an end by what is known yet: it says nothing of what begins later, however far ahead it is."""
+        known_ms = max([self.through_ms, *(fact.decided_at_ms for fact in case.facts.values())])
+        return ended_ms if known_ms < 0 else min(ended_ms, known_ms)
 
     def _take_over(self, target: Case, source: Case, act: IncidentAction) -> list[TriageOut]:
         """Give an incident the findings of the one that is merged into it, and the group's later findings too."""

@@ -565,6 +565,48 @@ def test_an_act_is_dated_as_it_says_though_detect_is_behind(ahead_ms: int) -> No
     assert (noted.cause_at_ms, noted.decided_at_ms, noted.progress_at_ms) == (at_ms, at_ms, at_ms)
 
 
+def test_an_end_under_a_date_ahead_says_nothing_of_what_begins_after_what_was_known() -> None:
+    #  60 min: resolved "in 9 hours" | 61 min: about the time before | 120 min: another lane
+    stage = triage()
+    name = opened(stage).incident_id
+    ahead = act("resolve", name, 60 + 9 * 60, resolution="fixed")
+    ended = last(stage.receive([through(60), ahead]))
+    assert ended.resolved_at_ms == ahead.decided_at_ms, "it is dated as it says"
+    before = finding(at=61, lane="before", onset_from_ms=T0, onset_to_ms=T0 + 59 * MINUTE)
+    assert last(stage.receive([before, cleared(before, 62)])).status is Status.RESOLVED
+    again = last(stage.receive([through(119), finding(at=120, lane="new")]))
+    assert (again.incident_id, again.reason, again.is_open) == (name, Reason.REOPENED, True)
+
+
+def test_an_end_that_detect_has_not_come_to_yet_is_one_of_what_was_known() -> None:
+    #  5 min: resolved "at 60", while detect is behind | what began by then attaches, what began later reopens
+    stage = triage()
+    name = opened(stage).incident_id
+    stage.receive([act("resolve", name, 60, resolution="fixed")])
+    old = finding(at=6, lane="old", onset_from_ms=T0, onset_to_ms=T0 + 4 * MINUTE)
+    assert last(stage.receive([old, cleared(old, 7)])).status is Status.RESOLVED
+    new = finding(at=30, lane="new")
+    assert last(stage.receive([through(29), new])).reason is Reason.REOPENED
+
+
+def test_an_end_that_is_entered_late_reaches_no_further_than_it_says() -> None:
+    stage = triage()
+    name = opened(stage).incident_id
+    stage.receive([through(90), act("resolve", name, 91, resolution="fixed", occurred_at_ms=T0 + 60 * MINUTE)])
+    assert last(stage.receive([finding(at=92, lane="new", onset_to_ms=T0 + 70 * MINUTE)])).reason is Reason.REOPENED
+
+
+def test_what_resolves_by_itself_later_reaches_to_its_own_date() -> None:
+    stage = triage()
+    first = finding()
+    name = last(stage.receive([first, through(3)])).incident_id
+    stage.receive([act("resolve", name, 4, resolution="fixed"), act("reopen", name, 5), cleared(first, 6)])
+    stage.receive([act("lower", name, 7, to=Severity.MEDIUM)])
+    assert last(stage.receive([through(100)])).reason is Reason.AUTO_RECOVERED
+    old = finding(at=101, lane="old", onset_from_ms=T0, onset_to_ms=T0 + 30 * MINUTE)
+    assert last(stage.receive([old])).status is Status.RESOLVED
+
+
 def test_an_act_under_a_date_of_the_far_future_keeps_nothing_for_ever() -> None:
     #  opened "3,000 days from now", noted likewise | 14 days after what was made of that date it expires
     stage = triage()
