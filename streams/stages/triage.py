@@ -112,7 +112,7 @@ def kept(facts: dict[str, Fact]) -> dict[str, Fact]:
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True, tag="group"):
-    """The findings that wait for their hold-down, and the group's last incident."""
+    """The group's last incident; `pending` is what waits in rows of old, of which each finding has one of its own today."""
 
     incident_id: str = ""
     pending: dict[str, Finding] = {}
@@ -174,6 +174,7 @@ class Triage:
         self._times = Rows(rows, "time", Time)
         self._cases = Rows(rows, "case/", Case)
         self._groups = Rows(rows, "group/", Group)
+        self._pending = Rows(rows, "pending/", Finding)
         self._findings = Rows(rows, "finding/", Seen)
         self._acts = Rows(rows, "act/", Seen)
         self._deployments = Rows(rows, "deployments/", Changes)
@@ -183,8 +184,14 @@ class Triage:
         for name, case in self._cases.items():
             self._timers.put(f"case/{name}", self._case_timers(case))
             self._note_open(case.incident)
+        self._waiting: dict[str, dict[str, int]] = {}
+        """When each finding that waits would open its group's incident, by group and finding: an index of the rows."""
         for name, group in self._groups.items():
-            self._timers.put(f"group/{name}", self._group_timers(group))
+            self._waiting[name] = {key: self._opens_ms(finding) for key, finding in group.pending.items()}
+        for key, finding in self._pending.items():
+            self._waiting.setdefault(key.partition("/")[0], {})[finding.finding_id] = self._opens_ms(finding)
+        for name in self._waiting:
+            self._timers.put(f"group/{name}", self._group_timers(name))
         for name, seen in self._findings.items():
             self._timers.put(f"finding/{name}", {"forget": seen.until_ms})
         for name, seen in self._acts.items():
@@ -238,7 +245,7 @@ class Triage:
         place, _, name = timer.subject.partition("/")
         match place, timer.kind:
             case "group", _:
-                return self._open_group(name, self._groups[name], timer.deadline_ms)
+                return self._open_group(name, self._group(name), timer.deadline_ms)
             case "finding", _:
                 self._findings.discard(name)
             case "act", _:
@@ -282,13 +289,14 @@ class Triage:
                 timers["expire"] = max(incident.cause_at_ms + rule.expire_after_ms, case.not_before_ms)
         return timers
 
-    def _group_timers(self, group: Group) -> dict[str, int]:
-        if not group.pending:
-            return {}
-        return {"open": min(self._opens_ms(finding) for finding in group.pending.values())}
+    def _group(self, name: str) -> Group:
+        return self._groups.get(name) or Group()
+
+    def _group_timers(self, name: str) -> dict[str, int]:
+        waiting = self._waiting.get(name)
+        return {"open": min(waiting.values())} if waiting else {}
 
     def _put_group(self, name: str, group: Group) -> None:
-        self._timers.put(f"group/{name}", self._group_timers(group))
         if group.pending or group.incident_id:
             self._groups[name] = group
         else:
@@ -318,7 +326,7 @@ class Triage:
                 "class": self._rule(finding.kind).incident_class,
             },
         )
-        group = self._groups.get(name) or Group()
+        group = self._group(name)
         owner = (seen.incident_id if seen else "") or group.incident_id
         case = self._cases.get(owner) if owner else None
         if finding.state == "cleared":
@@ -361,19 +369,38 @@ class Triage:
 
     def _wait(self, finding: Finding, name: str, group: Group) -> list[TriageOut]:
         """Start the hold-down; at once where there is none."""
-        waiting = group.pending.get(finding.finding_id)
-        since_ms = finding.decided_at_ms if waiting is None else waiting.decided_at_ms
-        pending = group.pending | {finding.finding_id: replace(finding, decided_at_ms=since_ms)}
-        group = replace(group, pending=pending)
-        opens_ms = self._group_timers(group)["open"]
-        if opens_ms <= finding.decided_at_ms:
-            return self._open_group(name, group, opens_ms)
-        self._put_group(name, group)
-        return []
+        self._hold(finding, name, group)
+        return self._open_due(finding, name, group)
+
+    def _open_due(self, finding: Finding, name: str, group: Group) -> list[TriageOut]:
+        opens_ms = min(self._waiting[name].values())
+        return self._open_group(name, group, opens_ms) if opens_ms <= finding.decided_at_ms else []
+
+    def _hold(self, finding: Finding, name: str, group: Group) -> None:
+        """Let a finding wait, from when it first did."""
+        key = finding.finding_id
+        if key in self._waiting.get(name, {}):
+            finding = replace(finding, decided_at_ms=self._held(name, group, key).decided_at_ms)
+        self._pending[f"{name}/{key}"] = finding
+        self._waiting.setdefault(name, {})[key] = self._opens_ms(finding)
+        self._timers.put(f"group/{name}", self._group_timers(name))
+
+    def _held(self, name: str, group: Group, key: str) -> Finding:
+        return self._pending.get(f"{name}/{key}") or group.pending[key]
+
+    def _let_go(self, name: str, keys: Iterable[str]) -> None:
+        """Let findings wait no longer."""
+        for key in keys:
+            self._pending.discard(f"{name}/{key}")
+            self._waiting[name].pop(key, None)
+        if not self._waiting[name]:
+            del self._waiting[name]
+        self._timers.put(f"group/{name}", self._group_timers(name))
 
     def _open_group(self, name: str, group: Group, opens_ms: int) -> list[TriageOut]:
         """Open the incident of a group whose hold-down has elapsed, with all that waits in the group."""
-        waiting = sorted(group.pending.values(), key=lambda finding: (self._opens_ms(finding), finding.finding_id))
+        order = sorted((opens_ms, key) for key, opens_ms in self._waiting[name].items())
+        waiting = [self._held(name, group, key) for _, key in order]
         first = waiting[0]
         out: list[TriageOut] = []
         last = self._cases.get(group.incident_id) if group.incident_id else None
@@ -387,7 +414,8 @@ class Triage:
             evidence = [self._evidence(finding) for finding in waiting]
             facts = {finding.finding_id: self._fact(finding) for finding in waiting}
             severity = min(Severity(fact.severity) for fact in facts.values())
-            severity = min([severity, *(self._several(facts, finding.kind) or severity for finding in waiting)])
+            kinds = sorted({finding.kind for finding in waiting})
+            severity = min([severity, *(self._several(facts, kind) or severity for kind in kinds)])
             started_ms = min(finding.onset_from_ms for finding in waiting)
             detected_ms = min(finding.decided_at_ms for finding in waiting)
             rule = self._rule(first.kind)
@@ -410,12 +438,13 @@ class Triage:
         self._settle(name, waiting, opened)
         return out
 
-    def _settle(self, name: str, waiting: Iterable[Finding], owner: str) -> None:
+    def _settle(self, name: str, waiting: Sequence[Finding], owner: str) -> None:
         """Say that nothing waits in a group any more, and which incident has what waited."""
         self._put_group(name, Group(incident_id=owner))
         for finding in waiting:
             if (seen := self._findings.get(finding.finding_id)) is not None:
                 self._findings[finding.finding_id] = replace(seen, incident_id=owner)
+        self._let_go(name, [finding.finding_id for finding in waiting])
 
     def _new(
         self,
@@ -576,9 +605,11 @@ class Triage:
 
     def _clear(self, finding: Finding, name: str, group: Group, case: Case | None) -> list[TriageOut]:
         """Mark a finding as cleared. A clear never opens an incident."""
-        if finding.finding_id in group.pending:
-            pending = {key: value for key, value in group.pending.items() if key != finding.finding_id}
-            self._put_group(name, replace(group, pending=pending))
+        if finding.finding_id in self._waiting.get(name, {}):
+            if finding.finding_id in group.pending:
+                pending = {key: value for key, value in group.pending.items() if key != finding.finding_id}
+                self._put_group(name, replace(group, pending=pending))
+            self._let_go(name, [finding.finding_id])
             self.counts["cleared_in_hold_down"] += 1
             return []
         known = case.facts.get(finding.finding_id) if case is not None else None
@@ -800,7 +831,7 @@ class Triage:
             note=_said(act)[:MAX_TEXT],
         )
         out = self._put(Case(incident=incident, acts=(act.act_id,)))
-        group = self._groups.get(name) or Group()
+        group = self._group(name)
         last = self._cases.get(group.incident_id) if group.incident_id else None
         if last is None or not last.incident.is_open:
             self._put_group(name, replace(group, incident_id=opened))

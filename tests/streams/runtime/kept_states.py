@@ -48,6 +48,7 @@ KINDS: Mapping[str, Mapping[str, type[msgspec.Struct]]] = {
         "time": triage.Time,
         "case/": triage.Case,
         "group/": triage.Group,
+        "pending/": Finding,
         "finding/": triage.Seen,
         "act/": triage.Seen,
         "deployments/": triage.Changes,
@@ -383,7 +384,7 @@ def _as_told(part: Iterable[In]) -> Iterator[In]:
 
 
 def response_states() -> dict[str, Sample]:
-    """Let two incidents open, one acknowledged, with messages that wait; then one clears, and hours pass."""
+    """Let two incidents open, one acknowledged, with messages that wait, and a finding wait; then one clears, and hours pass."""
     half = Half(default_response())
     half.answer = lambda attempt: (
         None if attempt.notification.model == "other" else "retry" if attempt.number < 2 else "ok"
@@ -395,6 +396,7 @@ def response_states() -> dict[str, Sample]:
     half.fire("accuracy_below_sla", onset_ms=half.start_ms - 5 * HOUR)
     half.run(half.start_ms + 16 * MINUTE)
     half.do("ack")
+    half.fire("latency_up", model="slow")
     before = {name: dict(rows) for name, rows in half.rows.items()}
     known = len(half.log)
     half.fire("unsafe_output", model="other")

@@ -1,6 +1,7 @@
 """From findings to incidents: grouping, hold-downs, late labels, flapping, merging, and what acts leave behind."""
 
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from schemas.incident_action import Draft, IncidentAction
 from schemas.instant import Instant
 from schemas.response import Response
 from schemas.through import Through
-from streams.stages.triage import MAX_CLEARED, MOST_AHEAD_MS, Triage, TriageOut
+from streams.stages.rows import Rows
+from streams.stages.triage import MAX_CLEARED, MOST_AHEAD_MS, Group, Triage, TriageOut
 
 RESPONSE = Response.of(tomllib.loads(Path(config.__file__).with_name("response.toml").read_text()))
 MINUTE = 60_000
@@ -190,6 +192,49 @@ def test_a_revision_in_the_hold_down_does_not_begin_it_anew() -> None:
     first = finding()
     stage.receive([first, replace(first, revision=1, decided_at_ms=T0 + MINUTE)])
     assert last(stage.receive([through(2)])).opened_at_ms == T0 + 2 * MINUTE
+
+
+def test_what_waits_is_written_once_and_not_with_each_that_joins_it() -> None:
+    written: Counter[str] = Counter()
+
+    class Counted(dict[str, bytes]):
+        def __setitem__(self, key: str, row: bytes) -> None:
+            written[key.partition("/")[0]] += len(row)
+            super().__setitem__(key, row)
+
+    rows = Counted()
+    stage = triage(rows)
+    lanes = [finding(lane=f"lane={number}") for number in range(200)]
+    stage.receive(lanes[:100])
+    half = written["pending"]
+    stage.receive(lanes[100:])
+    assert written["pending"] <= 2.1 * half
+    assert (half > 0, "group" in written) == (True, False)
+    assert last(triage(rows).receive([through(3)])).findings_total == len(lanes)
+
+
+@pytest.mark.parametrize("clears", [False, True])
+def test_what_waits_in_a_row_of_old_opens_and_clears(*, clears: bool) -> None:
+    #  a worker of before has kept one, and a revision of it and another one come
+    rows: dict[str, bytes] = {}
+    of_old, other = finding(), finding(at=1, lane="other")
+    name = next(iter(group_rows(of_old)))
+    Rows(rows, "group/", Group)[name] = Group(pending={of_old.finding_id: of_old})
+    stage = triage(rows)
+    stage.receive([replace(of_old, revision=1, decided_at_ms=T0 + MINUTE), other])
+    if clears:
+        stage.receive([cleared(replace(of_old, revision=1), 1.5)])
+    incident = last(triage(rows).receive([through(3)]))
+    assert incident.opened_at_ms == T0 + (3 if clears else 2) * MINUTE
+    assert [one.revision for one in incident.findings] == ([0] if clears else [1, 0])
+    assert not [key for key in rows if key.startswith("pending/")]
+
+
+def group_rows(of: Finding) -> set[str]:
+    """Return the group in which a finding waits."""
+    rows: dict[str, bytes] = {}
+    triage(rows).receive([of])
+    return {key.split("/")[1] for key in rows if key.startswith("pending/")}
 
 
 def test_time_never_goes_back() -> None:
