@@ -187,7 +187,8 @@ class Triage:
         self._waiting: dict[str, dict[str, int]] = {}
         """When each finding that waits would open its group's incident, by group and finding: an index of the rows."""
         for name, group in self._groups.items():
-            self._waiting[name] = {key: self._opens_ms(finding) for key, finding in group.pending.items()}
+            if group.pending:
+                self._waiting[name] = {key: self._opens_ms(finding) for key, finding in group.pending.items()}
         for key, finding in self._pending.items():
             self._waiting.setdefault(key.partition("/")[0], {})[finding.finding_id] = self._opens_ms(finding)
         for name in self._waiting:
@@ -356,16 +357,17 @@ class Triage:
         incident = case.incident
         if incident.is_open:
             return self._attach(case, finding)
-        assert incident.resolved_at_ms is not None
-        since_ms = finding.decided_at_ms - incident.resolved_at_ms
-        in_window = since_ms <= self._hold_downs(incident.severity).reopen_within_ms
         is_new = not case.is_over(finding)
         is_worse = self._severity(finding) < incident.severity_max
-        if incident.closed_at_ms is None and in_window and (is_new or is_worse):
+        if (is_new or is_worse) and self._takes_up(incident, finding.decided_at_ms):
             return self._attach(case, finding)
         if is_new or is_worse:
             return self._wait(finding, name, group)
-        return self._attach(case, finding)
+        known = case.facts.get(finding.finding_id)
+        if known is not None and known.firing and finding.finding_id not in self._waiting.get(name, {}):
+            return self._attach(case, finding)  # it fired when the incident ended, and whoever ended it knew
+        self._hold(finding, name, group)
+        return self._attach(case, finding) + self._open_due(finding, name, group)
 
     def _wait(self, finding: Finding, name: str, group: Group) -> list[TriageOut]:
         """Start the hold-down; at once where there is none."""
@@ -409,6 +411,13 @@ class Triage:
                 out += self._attach(self._cases[group.incident_id], finding)
             self._settle(name, waiting, group.incident_id)
             return out
+        late = [] if last is None else [finding for finding in waiting if finding.finding_id in last.facts]
+        if last is not None and late and self._takes_up(last.incident, opens_ms):
+            out += self._reopen(last, late, opens_ms)
+            for finding in waiting:
+                out += self._attach(self._cases[group.incident_id], finding)
+            self._settle(name, waiting, group.incident_id)
+            return out
         opened = incident_id(name, first.finding_id)
         if opened not in self._cases:  # it is there when a crash came between its row and the group's
             evidence = [self._evidence(finding) for finding in waiting]
@@ -437,6 +446,16 @@ class Triage:
             out = self._put(Case(incident=draft, facts=facts))
         self._settle(name, waiting, opened)
         return out
+
+    def _reopen(self, case: Case, late: Sequence[Finding], at_ms: int) -> list[TriageOut]:
+        """Reopen an incident for findings about its past that came after its end, and still fire."""
+        incident = case.incident
+        worst = min(self._severity(finding) for finding in late)
+        changes = reopened(replace(incident, severity=min(worst, incident.severity)), at_ms)
+        changes["impact_ended_at_ms"] = None
+        if worst < incident.severity:
+            changes |= raised(replace(incident, **changes), worst)
+        return self._write(case, changes, Reason.REOPENED, at_ms, causation_id=late[0].finding_id)
 
     def _settle(self, name: str, waiting: Sequence[Finding], owner: str) -> None:
         """Say that nothing waits in a group any more, and which incident has what waited."""
@@ -562,13 +581,14 @@ class Triage:
 
     def _reopens(self, case: Case, finding: Finding) -> bool:
         """Whether a finding on a resolved incident begins a new episode: something new, or something worse."""
-        incident = case.incident
+        is_worse = self._severity(finding) < case.incident.severity_max
+        return self._takes_up(case.incident, finding.decided_at_ms) and (is_worse or not case.is_over(finding))
+
+    def _takes_up(self, incident: Incident, at_ms: int) -> bool:
+        """Whether a resolved incident may still be reopened."""
         if incident.closed_at_ms is not None or incident.resolved_at_ms is None:
             return False
-        in_window = (
-            finding.decided_at_ms - incident.resolved_at_ms <= self._hold_downs(incident.severity).reopen_within_ms
-        )
-        return in_window and (not case.is_over(finding) or self._severity(finding) < incident.severity_max)
+        return at_ms - incident.resolved_at_ms <= self._hold_downs(incident.severity).reopen_within_ms
 
     def _did_not_hold(self, incident: Incident, finding: Finding) -> bool:
         """Whether a finding of equal or worse severity surely began after containment."""
@@ -611,7 +631,8 @@ class Triage:
                 self._put_group(name, replace(group, pending=pending))
             self._let_go(name, [finding.finding_id])
             self.counts["cleared_in_hold_down"] += 1
-            return []
+            if case is None or finding.finding_id not in case.facts:
+                return []
         known = case.facts.get(finding.finding_id) if case is not None else None
         if case is None or known is None or case.incident.closed_at_ms is not None:
             self.counts["cleared_without_incident"] += 1

@@ -423,6 +423,83 @@ def test_l4_what_began_before_the_end_dates_anew_and_does_not_reopen() -> None:
     assert last(out).impact_started_at_ms == T0 - DAY
 
 
+def past(at: float) -> Finding:
+    return finding(at=at, lane="late", onset_from_ms=T0, onset_to_ms=T0 + MINUTE)
+
+
+def test_what_began_before_the_end_and_still_fires_after_its_hold_down_reopens() -> None:
+    #  60 resolved | 70 about the past, fires on
+    #              |----2 min----| reopened
+    stage = triage()
+    first = finding()
+    old = last(stage.receive([first, through(3), cleared(first, 50)]))
+    stage.receive([through(60), act("resolve", old.incident_id, 60, resolution="fixed")])
+    late = past(70)
+    out = stage.receive([late, through(71)])
+    assert [(one.reason, one.is_open) for one in out if isinstance(one, Incident)] == [("finding_attached", False)]
+    [again] = stage.receive([through(75)])
+    assert isinstance(again, Incident)
+    assert (again.incident_id, again.reason, again.causation_id) == (old.incident_id, "reopened", late.finding_id)
+    assert (again.reopened_at_ms, again.episode, again.is_open) == (T0 + 72 * MINUTE, 2, True)
+    assert (again.firing_total, again.impact_ended_at_ms) == (1, None)
+    assert stage.receive([through(600)]) == []
+
+
+def test_what_began_before_the_end_and_clears_within_its_hold_down_reopens_nothing() -> None:
+    stage = triage()
+    resolved_incident(stage)
+    late = past(70)
+    out = stage.receive([late, cleared(late, 71)])
+    assert reasons(out) == ["finding_attached", "finding_cleared"]
+    assert last(out).firing_total == 1
+    assert stage.receive([through(600)]) == []
+
+
+def test_what_fired_when_a_person_ended_it_reopens_nothing_by_a_revision() -> None:
+    stage = triage()
+    old = finding()
+    name = last(stage.receive([old, through(3)])).incident_id
+    stage.receive([through(60), act("resolve", name, 60, resolution="fixed")])
+    stage.receive([replace(old, revision=1, decided_at_ms=T0 + 70 * MINUTE)])
+    assert stage.receive([through(600)]) == []
+
+
+def test_what_is_worse_than_what_a_person_lowered_it_to_reopens_at_its_own_severity() -> None:
+    stage = triage()
+    name = last(stage.receive([finding(), through(3)])).incident_id
+    lower = act("lower", name, 50, to=Severity.MEDIUM)
+    stage.receive([through(60), lower, act("resolve", name, 60, resolution="fixed"), past(70)])
+    again = last(stage.receive([through(75)]))
+    assert (again.reason, again.severity, again.phase) == (Reason.REOPENED, Severity.HIGH, "containment")
+
+
+@pytest.mark.parametrize("how", ["closed", "after the window"])
+def test_what_began_before_the_end_and_still_fires_opens_a_linked_one_where_the_old_stays_over(how: str) -> None:
+    stage = triage()
+    old = resolved_incident(stage)
+    if how == "closed":
+        stage.receive([act("pir_waive", old.incident_id, 61)])
+    at = 70 if how == "closed" else 60 + 241
+    late = past(at)
+    assert last(stage.receive([late])).incident_id == old.incident_id
+    new = last(stage.receive([through(at + 3)]))
+    assert (new.reason, new.previous_incident_id, new.firing) == (
+        Reason.OPENED,
+        old.incident_id,
+        frozenset({late.finding_id}),
+    )
+    out = last(stage.receive([cleared(late, at + 4)]))
+    assert (out.incident_id, out.reason, out.is_firing) == (new.incident_id, Reason.FINDING_CLEARED, False)
+
+
+def test_the_wait_of_what_began_before_the_end_survives_a_restart() -> None:
+    rows: dict[str, bytes] = {}
+    stage = triage(rows)
+    resolved_incident(stage)
+    stage.receive([past(70)])
+    assert last(triage(rows).receive([through(75)])).reason is Reason.REOPENED
+
+
 def test_l5_what_began_after_the_end_reopens() -> None:
     stage = triage()
     resolved_incident(stage)
