@@ -775,6 +775,9 @@ class Triage:
         ended_ms = changes.get("resolved_at_ms")
         if isinstance(ended_ms, int):
             case = replace(case, ended_ms=self._bounded_ms(case, ended_ms))
+            name = case.incident.group_hash
+            if known := self._waiting.get(name, {}).keys() & case.facts.keys():
+                self._let_go(name, sorted(known))  # whoever ends it knows of these
         case = replace(case, acts=(*case.acts, act.act_id)[-MAX_RECENT_ACTS:])
         return self._write(
             case,

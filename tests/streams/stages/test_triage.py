@@ -464,6 +464,14 @@ def test_what_fired_when_a_person_ended_it_reopens_nothing_by_a_revision() -> No
     assert stage.receive([through(600)]) == []
 
 
+def test_what_waits_when_a_person_ends_it_again_reopens_nothing() -> None:
+    #  60 resolved | 70 about the past | 71 reopened, resolved again | 72 its hold-down is over
+    stage = triage()
+    name = resolved_incident(stage).incident_id
+    stage.receive([past(70), act("reopen", name, 71), act("resolve", name, 71, resolution="fixed")])
+    assert stage.receive([through(600)]) == []
+
+
 def test_what_is_worse_than_what_a_person_lowered_it_to_reopens_at_its_own_severity() -> None:
     stage = triage()
     name = last(stage.receive([finding(), through(3)])).incident_id
