@@ -336,11 +336,7 @@ class _Round:
             self._tell_all("update", MessageReason.STATUS_CHANGED)
         elif incident.flapping and not before.flapping:
             self._tell_all("update", MessageReason.FLAPPING)
-        elif (incident.firing, incident.cleared, incident.is_firing) != (
-            before.firing,
-            before.cleared,
-            before.is_firing,
-        ):
+        elif incident.firing != before.firing or incident.cleared != before.cleared:
             self._set(changed=True)
             self._plan_look()
 
