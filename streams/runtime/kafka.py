@@ -153,6 +153,12 @@ class _Heard(logging.Handler):
 
 UNREACHED = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}  # noqa: SLF001 - so they are named
 """What says no more than that no answer came."""
+FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
+"""What brokers say to a user who may not do it."""
 TELLING = ("authenticat", "certificate", "handshake", "security.protocol", "refused")
 """Of many complaints, those with such a word say what to mend."""
 
@@ -183,7 +189,8 @@ def unanswered(settings: KafkaSettings, client: AdminClient | Consumer | Produce
     """Say that brokers did not answer, or refused, why, and what to look at."""
     why = refusal(client, error)
     if isinstance(error, KafkaException) and error.args[0].code() >= 0:  # a broker's word, not the client's
-        return f"{settings.broker}: {why}; may we ask about topics?"
+        rights = "; has our user the rights for it (ACLs)?" if error.args[0].code() in FORBIDDEN else ""
+        return f"{settings.broker} refused ({why}){rights}"
     here = _HERE.fullmatch(settings.broker)
     start = f" None runs here: `make kafka PORT={here[1]}` starts one" if here and "refused" in why else ""
     asked = "is the address right, and may we connect (--broker, --security-protocol)?"

@@ -21,7 +21,7 @@ def reader(answers: list[object], wait_s: float) -> Reader:
     one = object.__new__(Reader)
     one._settings = SimpleNamespace(topic_prefix="", broker="b:1")  # type: ignore[assignment]
     one._wait_s = wait_s
-    one._consumer = SimpleNamespace(get_watermark_offsets=answer)  # type: ignore[assignment]
+    one._consumer = SimpleNamespace(get_watermark_offsets=answer, poll=lambda _: None)  # type: ignore[assignment]
     return one
 
 
@@ -34,11 +34,18 @@ def test_a_topic_that_was_just_made_has_a_leader_a_moment_later() -> None:
 
 
 def test_a_leader_that_never_comes_is_said() -> None:
-    with pytest.raises(CommandError, match="no answer from b:1"):
+    with pytest.raises(CommandError, match=r"b:1 refused \(Broker: Not leader for partition\)$"):
         reader([moving()], 0.3).bounds("labels", 0)
 
 
-def test_a_refusal_is_said_at_once() -> None:
+def test_a_refusal_is_said_at_once_and_asks_about_rights() -> None:
     refused = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
-    with pytest.raises(CommandError, match="no answer from b:1"):
+    words = r"b:1 refused \(Broker: Topic authorization failed\); has our user the rights for it \(ACLs\)\?$"
+    with pytest.raises(CommandError, match=words):
         reader([refused, (3, 7)], 10).bounds("labels", 0)
+
+
+def test_a_broker_that_does_not_answer_is_said_and_asks_about_the_address() -> None:
+    away = KafkaException(KafkaError(KafkaError._TIMED_OUT))  # noqa: SLF001 -- so it is named in the client
+    with pytest.raises(CommandError, match=r"no answer from b:1 \(.*\): is the address right, and may we connect"):
+        reader([away], 10).bounds("labels", 0)
