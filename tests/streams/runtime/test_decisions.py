@@ -1,12 +1,16 @@
 """Decisions: each told once, with its record's reason, and nothing in it that came from a model."""
 
+import asyncio
+import io
 import json
 import logging
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from schemas.dead_letter import DeadLetter
@@ -14,14 +18,17 @@ from schemas.finding import Effect, Finding
 from schemas.incident import Incident, Reason, Severity, Status
 from schemas.notification import MessageReason, Notification
 from schemas.receipt import Receipt
+from schemas.response import SenderSettings
 from schemas.through import Through
 from streams.runtime import logs
+from streams.runtime.channels.log import LogChannel, LogSettings
 from streams.runtime.decisions import decisions_of
 from streams.runtime.metrics import METRICS
+from streams.runtime.sender import Sender
+from streams.stages.notify import Attempt
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = ROOT / "docs" / "operations.md"
-AT_S = 1_795_528_000.25
 MODELS = {"fraud"}
 
 
@@ -31,21 +38,24 @@ def sample(of: type[Any], file: str, **changes: object) -> Any:  # noqa: ANN401 
 
 
 FINDING: Finding = sample(
-    Finding, "finding", finding_id="84597405cd38", model="fraud", detector="accuracy_below_sla", kind="accuracy_below_sla",
-    ledger="page", effect=Effect(observed=0.8, expected=0.9, unit="accuracy"), n=400,
-    message="accuracy 80.0% at full maturity, 90.0% promised",
+    Finding, "finding", finding_id="6075093592987a064b6c3b6603ae0a9cef9fbbaf535664dac4080bb88c545ed7", model="fraud",
+    detector="feature_integrity", kind="feature_corruption", ledger="page",
+    effect=Effect(observed=0.55, expected=0.0, unit="share of outputs"), n=40,
+    message="feature amount is null in 55.0% of outputs, 0.00% usually",
 )  # fmt: skip
 INCIDENT: Incident = sample(
-    Incident, "incident", display_id="INC-F78553B4348A", model="fraud", severity=Severity.HIGH,
+    Incident, "incident", display_id="INC-7E778A035739", model="fraud", severity=Severity.HIGH,
     status=Status.INVESTIGATING, seq=1, reason=Reason.OPENED,
 )  # fmt: skip
 NOTIFICATION: Notification = sample(
-    Notification, "notification", notification_id="4c20b774-4264", display_id="INC-F78553B4348A", severity=Severity.HIGH,
-    target="team:ml-oncall", channel="webhook", mode="page", purpose="page", reason=MessageReason.ESCALATED, late_by_ms=0,
+    Notification, "notification", notification_id="75b07a91-4d97-5fb5-954c-8b1a4c1e7de5", display_id="INC-7E778A035739",
+    severity=Severity.HIGH, target="team:ml-oncall", channel="log", mode="page", purpose="page",
+    reason=MessageReason.FIRST, late_by_ms=812,
 )  # fmt: skip
 RECEIPT: Receipt = sample(
-    Receipt, "receipt", notification_id="4c20b774-4264", channel="webhook", attempt=1, status="delivered", reason="sent"
-)
+    Receipt, "receipt", notification_id="75b07a91-4d97-5fb5-954c-8b1a4c1e7de5", channel="log", attempt=1,
+    status="delivered", reason="sent",
+)  # fmt: skip
 LETTER: DeadLetter = sample(
     DeadLetter, "dead-letter", topic="findings", partition=2, offset=17, record="finding", field="n", expected="a number",
     got="a text of 5 characters",
@@ -53,24 +63,55 @@ LETTER: DeadLetter = sample(
 SAMPLES: tuple[tuple[str, Any], ...] = (
     ("detect", FINDING),
     ("triage", INCIDENT),
-    ("triage", replace(INCIDENT, reason=Reason.STALE_SEQ, seq=2)),
     ("escalate", NOTIFICATION),
     ("notify", RECEIPT),
+    ("triage", replace(INCIDENT, reason=Reason.STALE_SEQ, seq=2)),
     ("triage", LETTER),
 )
+SENDER = SenderSettings(
+    in_flight_limit=1, waiting_limit=1, attempt_timeout_ms=60_000, turn_wait_ms=60_000, close_wait_ms=60_000
+)
+WRITTEN_AT = ("15:04:57.622", "15:06:58.298", "15:07:10.959", "15:07:11.004", "15:21:40.250", "15:21:40.250")
+"""When the lines of the page were written, on the day of its examples."""
 
 
-def line_of(stage: str, output: object) -> str:
-    """Write the line of a decision as a worker does."""
-    decision = decisions_of(stage, MODELS)(output)
-    assert decision is not None
-    record = logging.LogRecord(f"tocsin.{stage}", decision.level, "", 0, "", (), None)
-    record.created, record.msecs, record.decision = AT_S, 250, (decision.event, decision.fields)
+def written(record: logging.LogRecord, at: str) -> str:
+    """Write a line as a worker's log does."""
+    when = datetime.fromisoformat(f"2026-11-30T{at}Z")
+    record.created, record.msecs = when.timestamp(), when.microsecond / 1_000
     return logs.JsonLines().format(record)
 
 
-def test_the_page_for_operators_shows_the_lines_that_workers_write() -> None:
-    lines = "\n".join(line_of(stage, output) for stage, output in SAMPLES)
+def told(stage: str, output: object) -> logging.LogRecord:
+    """Tell of a decision as a host does."""
+    decision = decisions_of(stage, MODELS)(output)
+    assert decision is not None
+    record = logging.LogRecord(f"tocsin.{stage}", decision.level, "", 0, "", (), None)
+    record.decision = (decision.event, decision.fields)
+    return record
+
+
+def sent(notification: Notification, caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
+    """Have a message delivered, and return what the sender logs of it."""
+
+    async def deliver(_: Receipt) -> None:
+        """Write no receipt."""
+
+    async def play() -> None:
+        channel = LogChannel(LogSettings(), io.StringIO())
+        sender = Sender(channels={"log": channel}, settings=SENDER, deliver=deliver)
+        sender.submit(Attempt(notification=notification, number=1, details=True, decided_at_ms=0, late_by_ms=0))
+        await sender.settle()
+
+    with caplog.at_level(logging.INFO, logger="tocsin.sender"):
+        asyncio.run(play())
+    [record] = [one for one in caplog.records if one.name == "tocsin.sender"]
+    return record
+
+
+def test_the_page_for_operators_shows_the_lines_that_workers_write(caplog: pytest.LogCaptureFixture) -> None:
+    records = [sent(NOTIFICATION, caplog) if output is RECEIPT else told(stage, output) for stage, output in SAMPLES]
+    lines = "\n".join(map(written, records, WRITTEN_AT))
     text = OPERATIONS.read_text()
     head, _, rest = text.partition("Text of models is in no line.\n\n```json\n")
     shown, _, tail = rest.partition("\n```\n")
@@ -84,7 +125,7 @@ def test_the_page_for_operators_shows_the_lines_that_workers_write() -> None:
 
 def test_a_line_has_the_reason_of_its_record() -> None:
     for stage, output in SAMPLES:
-        line = json.loads(line_of(stage, output))
+        line = json.loads(logs.JsonLines().format(told(stage, output)))
         reason = output.kind if isinstance(output, Finding) else getattr(output, "reason", None)
         assert reason is None or line["reason"] == str(reason)
 
@@ -100,7 +141,7 @@ def test_what_is_counted_is_in_the_table_with_as_many_labels() -> None:
 
 def test_what_came_from_outside_is_told_by_no_name_of_its_own() -> None:
     hostile = "x' OR 1=1\n{}"
-    told: list[Mapping[str, object]] = []
+    fields_told: list[Mapping[str, object]] = []
     for output in (
         replace(FINDING, model=hostile, lane=hostile, segment=hostile, version=hostile, message=hostile),
         replace(INCIDENT, model=hostile, versions=(hostile,), note=hostile, causation_id=hostile, assignee=hostile),
@@ -110,11 +151,11 @@ def test_what_came_from_outside_is_told_by_no_name_of_its_own() -> None:
     ):
         decision = decisions_of("triage", MODELS)(output)
         assert decision is not None
-        told.append(decision.fields)
+        fields_told.append(decision.fields)
         assert all(hostile not in measure.labels for measure in decision.counts)
-    assert told[0]["says"] == "x' OR 1=1 {}"  # one line; a detector's words, and no model's
-    assert hostile not in [value for fields in told for value in fields.values()]
-    assert [fields["model"] for fields in told if "model" in fields] == ["(other)"] * 2
+    assert fields_told[0]["says"] == "x' OR 1=1 {}"  # one line; a detector's words, and no model's
+    assert hostile not in [value for fields in fields_told for value in fields.values()]
+    assert [fields["model"] for fields in fields_told if "model" in fields] == ["(other)"] * 2
 
 
 def test_marks_of_time_are_told_to_nobody() -> None:
