@@ -193,7 +193,7 @@ REFUSED: dict[str, dict[str, Refusal]] = {
     },
     LABELS: refused(label(), time="labelled_at_ms", answer="label", number="label") | {
         "a version below 0": (label(version=-1), WHOLE, "version", "a whole number of at least 0", "-1"),
-        "a version that is a text": (label(version="2"), WHOLE, "version", "a whole number", "a text of 1 characters"),
+        "a version that is a text": (label(version="2"), WHOLE, "version", "a whole number", "a text of 1 character"),
         "an output's time before 1970": (label(made_at_ms=-1), WHOLE, "made_at_ms", "a whole number of at least 0", "-1"),
         "a source that is none": (
             label(source="rumour"), WHOLE, "source", "one of its allowed names (`tocsin schema` lists them)",
