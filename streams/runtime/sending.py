@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from config.settings import KafkaSettings
 from schemas.fields import counted
@@ -45,6 +45,14 @@ class Sending:
                 self._producer.poll(ROOM_WAIT_S)
                 self._check()
                 continue
+            except KafkaException as error:  # the client's own refusal: a record that is too large, for one
+                self._producer.flush(self._settings.delivery_wait_ms / 1000)
+                self._check()
+                raise CommandError(
+                    Exit.BROKER,
+                    f"a record of {len(record.value or b''):,} bytes for {topic} was refused "
+                    f"({error.args[0].str()}); {self.acknowledged:,} before it were taken",
+                ) from None
             break
         self._sent += 1
         if self._sent % LOOK_EVERY == 0:
