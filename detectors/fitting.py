@@ -4,7 +4,7 @@ Pure: whoever calls it has read the file.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from detectors.budget import Budget
 from detectors.detector import Reference, Unarmed
 from detectors.history import History, counted
 from detectors.statistics import needed
-from detectors.table import NEEDS
+from detectors.table import DETECTORS, NEEDS
 from schemas.baseline import Baseline
 from schemas.binning import Binning, FeatureBins
 from schemas.model import Model
@@ -35,7 +35,7 @@ LONGEST_AGE_TICKS = 60_480
 
 
 class HistoryError(ValueError):
-    """A history is no reference; the message says what it lacks. What to do: bring more of it."""
+    """A history is no reference; the message says what it lacks, or has too much of, and what to do."""
 
 
 def fit_binning(history: History, model: Model, *, tick_ms: int, max_lanes: int) -> Binning:
@@ -153,7 +153,7 @@ def learn(
     Raises
     ------
     HistoryError
-        When the history is too short to be a reference.
+        When the history is too short to be a reference, or what is learned from it too large to be published.
     """
     if len(history.made_at_ms) < LEAST_OUTPUTS:
         raise HistoryError(f"history: expected at least {LEAST_OUTPUTS} outputs, got {len(history.made_at_ms)}")
@@ -166,23 +166,26 @@ def learn(
         arrays=counts.total(),
         reference_ms=counts.reference_ms,
     )
-    decided = arm(counts, reference, budget, told)
     baseline = Baseline(
         model=model.name,
         version=version,
         valid_from_ms=valid_from_ms,
         binning=binning,
         reference_ms=reference.reference_ms,
-        armed={
-            name: tuple(lane for lane, on in zip(counts.lanes, flags, strict=True) if on)
-            for name, flags in decided.armed.items()
-        },
-        tolerance=decided.tolerance,
+        armed=dict.fromkeys(DETECTORS, counts.lanes),
+        tolerance=dict.fromkeys(DETECTORS, 1 / 3),
         decided_at_ms=decided_at_ms,
         lanes=counts.lanes,
         arrays=reference.arrays,
     )
-    return Learned(baseline=baseline, unarmed=decided.unarmed)
+    if said := baseline.too_large():  # arming takes hours, and can only make it smaller
+        raise HistoryError(f"the baseline of {model.name} is {said}")
+    decided = arm(counts, reference, budget, told)
+    armed = {
+        name: tuple(lane for lane, on in zip(counts.lanes, flags, strict=True) if on)
+        for name, flags in decided.armed.items()
+    }
+    return Learned(baseline=replace(baseline, armed=armed, tolerance=decided.tolerance), unarmed=decided.unarmed)
 
 
 def fit_baseline(

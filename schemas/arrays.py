@@ -104,13 +104,31 @@ def unpack(value: bytes, record: str) -> tuple[bytes, dict[str, Counts]]:
     return head, arrays
 
 
-def lane_slices(arrays: Mapping[str, Counts], lanes: int, limit_bytes: int) -> list[slice]:
-    """Cut the lane axis so that each part's entries stay below `limit_bytes` (one lane is never cut)."""
+def name_bytes(lanes: Sequence[str]) -> Sequence[int]:
+    """How much room each lane's name takes in a header that lists it once.
+
+    >>> name_bytes(["*", "version:ü"])
+    [4, 13]
+    """
+    return [len(msgspec.json.encode(lane)) + 1 for lane in lanes]
+
+
+def lane_slices(arrays: Mapping[str, Counts], named_bytes: Sequence[int], limit_bytes: int) -> list[slice]:
+    """Cut the lane axis so that each part stays below `limit_bytes` (one lane is never cut).
+
+    Parameters
+    ----------
+    named_bytes
+        By lane what the header holds of it.
+    limit_bytes
+        For entries and for what the header holds by lane.
+    """
+    lanes = len(named_bytes)
     entries = np.zeros(lanes, np.int64)
     for array in arrays.values():
         entries += np.count_nonzero(array.reshape(lanes, -1), axis=1)
     slices, start, held = [], 0, 0
-    for lane, size in enumerate((entries * _ENTRY_BYTES + 64).tolist()):
+    for lane, size in enumerate((entries * _ENTRY_BYTES + np.array(named_bytes, np.int64)).tolist()):
         if held and held + size > limit_bytes:
             slices.append(slice(start, lane))
             start, held = lane, 0

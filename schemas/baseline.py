@@ -1,18 +1,21 @@
 """What does healthy look like for each lane of a model?"""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Self
 
 import msgspec
 import numpy as np
 
-from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
+from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, name_bytes, pack, unpack
 from schemas.binning import Binning
-from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, malformed
+from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, counted, malformed
 from schemas.output import Millis, Name
 
-_HEADER_ROOM_BYTES = 200_000
+_MORE_DIGITS = 8
+"""By which a number in a part's header may be longer than in one without lanes."""
 
 
 class BaselineHeader(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="baseline"):
@@ -41,7 +44,7 @@ class Baseline:
     """The reference of a model: its bins, and the sum of all window statistics over its healthy history.
 
     A detector fits itself to `arrays`, which are the same statistics that it reads later, so that one file defines
-    both. Lanes of a part are whole; the header stands in every part.
+    both. Lanes of a part are whole; the header stands in every part, and lists the part's own lanes alone.
 
     Parameters
     ----------
@@ -116,25 +119,57 @@ class Baseline:
         )
 
     def split(self) -> "list[Baseline]":
-        """Cut into parts below the limit of a record."""
-        slices = lane_slices(self.arrays, len(self.lanes), LIMIT_BYTES - _HEADER_ROOM_BYTES)
+        """Cut into parts below the limit of a record, but where `too_large` says that there are none."""
+        listed = Counter(chain.from_iterable(self.armed.values()))
+        named_bytes = [size * (1 + listed[lane]) for lane, size in zip(self.lanes, name_bytes(self.lanes), strict=True)]
+        slices = lane_slices(self.arrays, named_bytes, LIMIT_BYTES - self._shared_bytes())
         return [self._cut(cut, part, len(slices)) for part, cut in enumerate(slices)]
 
+    def too_large(self) -> str:
+        """Say why a part cannot be below the limit of a record, and what helps; nothing where all are."""
+        largest = next((size for part in self.split() if (size := len(part.encode())) > LIMIT_BYTES), 0)
+        if not largest:
+            return ""
+        bins = self.binning
+        values = sum(map(len, bins.segments.values()))
+        of = ", ".join(
+            counted(count, what)
+            for count, what in (
+                (len(bins.features), "feature"), (len(bins.versions), "version"), (values, "segment value")
+            )
+        )  # fmt: skip
+        return (
+            f"too large to be published: a part has {largest:,} bytes, {self._shared_bytes():,} of them bins ({of}), "
+            f"and a record has at most {LIMIT_BYTES:,}; declare fewer features or segments, or lower "
+            "detect.max_lanes_per_model"
+        )
+
+    def _shared_bytes(self) -> int:
+        """How much of each part is not of a lane."""
+        return len(self._cut(slice(0, 0), 0, 1).encode()) + _MORE_DIGITS * (2 + len(self.arrays))
+
     def _cut(self, cut: slice, part: int, parts: int) -> "Baseline":
+        lanes = self.lanes[cut]
+        own = frozenset(lanes)
+        armed = {name: tuple(lane for lane in listed if lane in own) for name, listed in self.armed.items()}
         arrays = {name: np.ascontiguousarray(array[cut]) for name, array in self.arrays.items()}
-        return replace(self, part=part, parts=parts, lanes=self.lanes[cut], arrays=arrays)
+        return replace(self, part=part, parts=parts, armed=armed, lanes=lanes, arrays=arrays)
 
     @staticmethod
     def joined(parts: "list[Baseline]") -> "Baseline | None":
-        """Put the parts of one version together; None while one is missing."""
+        """Put the parts of one version together; None while one is missing. Each may list armed lanes of others, too."""
         by_part = {one.part: one for one in parts}
-        if not parts or len(by_part) < parts[0].parts:
+        if not parts or any(part not in by_part for part in range(parts[0].parts)):
             return None
         whole = [by_part[part] for part in range(parts[0].parts)]
         first = whole[0]
         return replace(
             first,
             parts=1,
+            armed={
+                name: tuple(dict.fromkeys(chain.from_iterable(one.armed.get(name, ()) for one in whole)))
+                for name in first.armed
+            },
             lanes=tuple(lane for one in whole for lane in one.lanes),
             arrays={name: np.concatenate([one.arrays[name] for one in whole]) for name in first.arrays},
         )

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -283,13 +284,26 @@ def counted_through_ms(reader: Reader) -> dict[int, int]:
     return dict(sorted(through.items()))
 
 
-def published(reader: Reader) -> list[Baseline]:
-    """Return the first part of each baseline that is published, by model and version."""
+def published_parts(reader: Reader) -> list[Baseline]:
+    """Return the parts of each baseline that is published, by model and version."""
     by_key: dict[bytes | None, Baseline | None] = {}
     for read in reader.all(topics.BASELINES):
         try:
             by_key[read.key] = None if read.value is None else Baseline.decode(read.value)
         except MalformedRecordError as error:
             complain(f"{read.topic}[{read.partition}]@{read.offset} cannot be read: {error}")
-    found = [one for one in by_key.values() if one is not None and one.part == 0]
-    return sorted(found, key=lambda one: (one.model, one.version))
+    found = [one for one in by_key.values() if one is not None]
+    return sorted(found, key=lambda one: (one.model, one.version, one.part))
+
+
+def published(reader: Reader) -> list[Baseline]:
+    """Return each baseline that is published, by model and version: what all of its parts list, without the counts.
+
+    Of one that is not all there, what its first part lists.
+    """
+    found = []
+    for _, of_one in groupby(published_parts(reader), lambda one: (one.model, one.version)):
+        parts = [replace(one, arrays={}) for one in of_one]
+        if parts[0].part == 0:
+            found.append(replace(Baseline.joined(parts) or parts[0], parts=parts[0].parts))
+    return found

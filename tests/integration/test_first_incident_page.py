@@ -10,7 +10,7 @@ from schemas.label import Label
 from schemas.output import Output
 from streams.embedded import Tocsin
 from streams.runtime.commands.produce import Sent, event_ms, in_time
-from streams.runtime.reading import Reader, published
+from streams.runtime.reading import Reader, published_parts
 from streams.runtime.row_files import read_rows
 from tests.integration.pages import BROKER, examples
 
@@ -34,7 +34,7 @@ def test_the_rows_of_the_page_arm_every_detector_and_open_its_incident_three_min
 
     settings = load(file, {}, {}, lambda _: ())
     with Reader(settings.kafka) as reader:
-        [baseline] = published(reader)
+        [baseline] = published_parts(reader)
     sent = Sent()
     rows = list(in_time(read_rows(tmp_path / "broken.ndjson"), sent, "broken.ndjson"))
     assert sent.refused == 0

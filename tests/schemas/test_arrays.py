@@ -103,14 +103,16 @@ def test_mutated_bytes_are_counts_or_are_refused_and_never_worse(
 
 
 @given(
-    entries=st.lists(st.integers(0, 30), min_size=1, max_size=20),
+    sizes=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 700)), min_size=1, max_size=20),
     limit_bytes=st.integers(100, 1500),
 )
 def test_parts_hold_whole_lanes_in_order_and_stay_below_the_limit_unless_one_lane_is_larger(
-    entries: list[int], limit_bytes: int
+    sizes: list[tuple[int, int]], limit_bytes: int
 ) -> None:
+    entries, named_bytes = map(list, zip(*sizes, strict=True))
     array = (np.arange(30) < np.array(entries)[:, None]).astype(np.int64)
-    slices = lane_slices({"outputs": array}, len(entries), limit_bytes)
+    slices = lane_slices({"outputs": array}, named_bytes, limit_bytes)
     assert [lane for cut in slices for lane in range(len(entries))[cut]] == list(range(len(entries)))
     for cut in slices:
-        assert cut.stop - cut.start == 1 or np.count_nonzero(array[cut]) * 12 <= limit_bytes
+        size = np.count_nonzero(array[cut]) * 12 + sum(named_bytes[cut])
+        assert cut.stop - cut.start == 1 or size <= limit_bytes

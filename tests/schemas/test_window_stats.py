@@ -48,6 +48,13 @@ def test_parts_are_below_the_limit_of_a_record_and_together_the_whole() -> None:
     )
 
 
+def test_parts_are_below_the_limit_however_long_the_names_of_lanes() -> None:
+    lanes = tuple(f"version:{'v' * 64}|segment:region={number}{'ü' * 64}" for number in range(5_000))
+    parts = replace(STATS, lanes=lanes, arrays={"outputs": np.ones((5_000,), np.int64)}).split()
+    assert max(len(part.encode()) for part in parts) <= LIMIT_BYTES
+    assert tuple(lane for part in parts for lane in part.lanes) == lanes
+
+
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [

@@ -13,7 +13,6 @@ shadow, where it is counted and rings for nobody. You are told both.
 
 import argparse
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from detectors.fitting import LEAST_OUTPUTS, HistoryError, Learned, learn
 from detectors.history import History
 from detectors.suitability import LEAST_SPAN_MS, Doubt, Doubtful, doubts
 from detectors.table import DETECTORS
+from schemas.arrays import LIMIT_BYTES
 from schemas.baseline import Baseline
 from schemas.fields import MalformedRecordError, counted
 from schemas.instant import instant
@@ -278,16 +278,21 @@ def _gathered(arguments: argparse.Namespace, model: Model) -> Gathered:
     return found
 
 
-def records_of(baseline: Baseline, earlier: list[Baseline], now_ms: int, partitions: int) -> Iterator[Routed]:
-    """Give the parts of a baseline, and tombstones of those that nobody can need any more."""
-    for part in baseline.split():
-        yield topics.route(part, partitions)
+def records_of(baseline: Baseline, earlier: list[Baseline], now_ms: int, partitions: int) -> list[Routed]:
+    """Give the parts of a baseline, and tombstones of those that nobody can need any more.
+
+    All at once: none is sent where one could not be.
+    """
+    records = [topics.route(part, partitions) for part in baseline.split()]
+    if any(len(record.value or b"") > LIMIT_BYTES for record in records):
+        raise CommandError(Exit.DATA, f"version {baseline.version} of {baseline.model} is {baseline.too_large()}")
     for old, next_one in pairwise([*earlier, baseline]):
         if max(next_one.valid_from_ms, next_one.decided_at_ms) + FORGET_MS < now_ms:
             for number in range(old.parts):
                 key = f"{old.model}/{old.version}/{number}".encode()
                 partition = topics.partition_of(old.model, partitions)
-                yield Routed(topic=topics.BASELINES, key=key, value=None, partition=partition)
+                records.append(Routed(topic=topics.BASELINES, key=key, value=None, partition=partition))
+    return records
 
 
 def _tell(learned: Learned, model: Model, history: History, *, is_published: bool) -> None:

@@ -29,7 +29,7 @@ from streams.runtime import topics
 from streams.runtime.acts import latest_incidents
 from streams.runtime.commands.common import add_json, add_settings, settings_of
 from streams.runtime.lines import plain
-from streams.runtime.reading import Reader, Told, counted_through_ms, published, told_time, wall_ms
+from streams.runtime.reading import Reader, Told, counted_through_ms, published_parts, told_time, wall_ms
 from streams.runtime.sampling import sample
 from streams.runtime.spending import Spending, spending
 from streams.runtime.terminal import CommandError, Exit, at, columns, lasting, say, say_json
@@ -286,7 +286,8 @@ def _blind(reader: Reader, settings: Settings, models: Sequence[str], told: Told
     now_ms = told.now_ms if told.now_ms is not None and told.moves else wall_ms()
     holds_from_ms: dict[str, int] = {}
     refused: dict[str, str] = {}
-    for one in published(reader) if reader.partitions(topics.BASELINES) else ():
+    parts = published_parts(reader) if reader.partitions(topics.BASELINES) else []
+    for one in (part for part in parts if part.part == 0):
         try:
             refuse_unusable(one, tick_ms=settings.join.tick_ms, needs=NEEDS)
         except MalformedRecordError as error:

@@ -11,9 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
+from schemas import baseline
 from schemas.baseline import Baseline
 from streams.runtime.commands.baseline import records_of
-from streams.runtime.terminal import Exit
+from streams.runtime.terminal import CommandError, Exit
+from streams.runtime.topics import partition_of
+from tests.schemas.test_baseline import large, wide
 
 Tocsin = Callable[..., tuple[int, str, str]]
 GOLDEN = Path(__file__).parents[3] / "golden" / "wire" / "baseline" / "1.bin"
@@ -279,3 +282,43 @@ def test_a_version_gets_its_tombstones_a_week_after_the_next_one_took_its_place(
     for now_ms, gone in ((10 * day_ms, []), (10 * day_ms + 1, [b"a model/1/0", b"a model/1/1"])):
         records = records_of(third, [first, second], now_ms, 4)
         assert [record.key for record in records if record.value is None] == gone
+
+
+def test_what_cannot_be_published_is_said_before_it_is_tried(
+    tocsin: Tocsin, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, history = files
+    monkeypatch.setattr(baseline, "LIMIT_BYTES", 1_000)
+    words = ("baseline", "build", str(history), "--model", "fraud", "--config", str(settings), "--dry-run")
+    status, out, err = tocsin(*words)
+    assert (status, out) == (Exit.DATA, "")
+    assert "the baseline of fraud is too large to be published: a part has " in err
+
+
+def test_no_part_is_sent_where_one_could_not_be() -> None:
+    with pytest.raises(CommandError, match="version 1 of fraud is too large to be published: a part has 1,") as caught:
+        records_of(wide("n" * 64, 20, 2, 20_000), [], 0, 4)
+    assert caught.value.status == Exit.DATA
+
+
+def test_a_baseline_of_several_parts_is_listed_whole_and_without_a_part_by_its_first(
+    tocsin: Tocsin, put: Callable[[str, bytes | None, bytes | None, int], None]
+) -> None:
+    def listed() -> tuple[int, dict[str, int]]:
+        [one] = [
+            said
+            for line in tocsin("baseline", "list", "--json")[1].splitlines()
+            if (said := json.loads(line))["model"] == "wide"
+        ]
+        return one["lanes"], one["armed"]
+
+    whole = replace(large(), model="wide")
+    parts, at = whole.split(), partition_of("wide", 4)
+    assert len(parts) > 1
+    for part in parts:
+        put("baselines", f"wide/1/{part.part}".encode(), part.encode(), at)
+    assert listed() == (500, {"error_rate": 2, "silence": 200})
+    put("baselines", b"wide/1/1", None, at)
+    assert listed() == (len(parts[0].lanes), {"error_rate": 2, "silence": 0})
+    for part in parts:
+        put("baselines", f"wide/1/{part.part}".encode(), None, at)
