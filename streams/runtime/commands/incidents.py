@@ -308,11 +308,14 @@ def _timeline(settings: Settings, reader: Reader, incident: Incident) -> Iterato
         NOTIFICATIONS: Notification,
         RECEIPTS: Receipt,
     }
+    own = incident.incident_id.encode()
     seen: set[tuple[str, str]] = set()
     asked_ms: dict[str, int] = {}
     partition = partition_of(incident.model, settings.kafka.output_partitions)
     for topic, kind in kinds.items():
         for read in reader.all(topic, [partition]):
+            if topic != RECEIPTS and read.key != own:  # a receipt's key is its message's id
+                continue
             try:
                 record = kind.decode(read.value)
             except MalformedRecordError as error:

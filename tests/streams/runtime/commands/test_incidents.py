@@ -173,7 +173,7 @@ def test_a_receipt_stands_below_the_message_that_it_answers(tocsin: Tocsin, put:
         decided_at_ms=Instant(NOW_MS - 1_000),  # who delivers was told an earlier time
     )
     put("notifications", one.incident_id.encode(), asked.encode(), murmur2(b"price", 4))
-    put("receipts", one.incident_id.encode(), answered.encode(), murmur2(b"price", 4))
+    put("receipts", name.encode(), answered.encode(), murmur2(b"price", 4))
     lines = tocsin("incidents", "show", "inc-260")[1].splitlines()
     assert [line.split("  ")[1].split(" ")[0] for line in lines[-2:]] == ["ticket", "a"]
     assert lines[-2].split("  ")[0] == lines[-1].split("  ")[0]
@@ -355,3 +355,16 @@ def test_a_text_beyond_what_a_record_takes_is_refused_before_it_is_sent(tocsin: 
 def test_a_text_that_is_none_is_refused_before_it_is_sent(tocsin: Tocsin) -> None:
     status, _, err = tocsin("incidents", "comment", "INC-260", "caf\udce9")  # a byte of another encoding
     assert (status, "the act cannot be sent" in err) == (Exit.USAGE, True)
+
+
+def test_what_is_shown_of_one_tells_of_none_of_the_others_that_cannot_be_read(tocsin: Tocsin, put: Put) -> None:
+    name, partition = incident(1, "fraud", Status.INVESTIGATING, Severity.CRITICAL).incident_id, murmur2(b"fraud", 4)
+    for topic in ("incidents", "notifications"):
+        put(topic, b"another", b"{", partition)
+        put(topic, None, b"{", partition)
+    status, _, err = tocsin("incidents", "show", name)
+    assert (status, err) == (Exit.DONE, "")
+    for topic in ("incidents", "notifications"):
+        put(topic, name.encode(), b"{", partition)
+    err = tocsin("incidents", "show", name)[2]
+    assert [line.partition("[")[0] for line in err.splitlines()] == ["incidents", "notifications"]
