@@ -25,6 +25,8 @@ from streams.runtime.unreadable import CHECKED, UNREADABLE, reach
 POLL_S = 0.2
 MOVING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART}
 """What brokers answer for a moment when a topic was just made, or a leader just elected."""
+LOST = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001 -- so it is named in the client
+"""What the client says when there is nothing at its position: deleted meanwhile, or made up of a batch's harmed bytes."""
 FETCH_WAIT_MS = 10
 """How long a broker holds back an answer. What is read is there already: any wait is the next read's, on the same wire."""
 CHUNK = 1_000
@@ -66,7 +68,7 @@ class Reader:
             "reader",
             f"{settings.topic_prefix}tocsin-reader",  # the client wants one; nothing joins or commits
             None,
-            **{"auto.offset.reset": "earliest", "enable.partition.eof": "true", "fetch.wait.max.ms": FETCH_WAIT_MS},
+            **{"enable.partition.eof": "true", "fetch.wait.max.ms": FETCH_WAIT_MS},
             **CHECKED,
         )
 
@@ -138,7 +140,7 @@ class Reader:
                 astray: set[int] = set()
                 for message in (first, *self._consumer.consume(CHUNK, timeout=0)):
                     error = message.error()
-                    if error is not None and error.code() in UNREADABLE:
+                    if error is not None and error.code() in {*UNREADABLE, LOST}:
                         astray.add(message.partition() or 0)
                     if message.partition() in astray:  # what the client makes of the bytes behind is asked for again
                         continue
@@ -158,7 +160,13 @@ class Reader:
                 self._consumer.unassign()
 
     def _past_unreadable(self, name: str, partition: int, at: int, end: int) -> int:
-        """Say that the batch which lies at an offset cannot be read, and return where it ends; `at` where it can be."""
+        """Say that the batch which lies at an offset cannot be read, and return where it ends; `at` where it can be.
+
+        What was deleted meanwhile is passed over.
+        """
+        at = max(at, self.bounds(name, partition)[0])
+        if at >= end:
+            return end
         found = reach(lambda offset: self._unreadable_at(name, partition, offset), at, end)
         if found is None:
             return at
@@ -173,11 +181,14 @@ class Reader:
 
     def _unreadable_at(self, name: str, partition: int, at: int) -> int | None:
         """Ask anew for what lies at an offset: None when it can be read, else the first offset of its batch."""
-        self._consumer.assign([TopicPartition(self.topic(name), partition, at)])
-        until_s = time.monotonic() + self._wait_s
+        place, until_s = TopicPartition(self.topic(name), partition, at), time.monotonic() + self._wait_s
+        self._consumer.assign([place])
         while time.monotonic() < until_s:
             message = self._consumer.poll(POLL_S)
             error = None if message is None else message.error()
+            if error is not None and error.code() == LOST:  # of the position before, as it comes late
+                self._consumer.assign([place])
+                continue
             if message is None or (error is not None and error.retriable()):
                 continue
             return message.offset() or 0 if error is not None and error.code() in UNREADABLE else None
