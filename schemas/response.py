@@ -198,7 +198,8 @@ class NotifySettings(Setting, frozen=True, kw_only=True):
     circuit_wait_ms
         How long a destination that refuses us altogether is left alone; then one message probes it.
     pages_limit, pages_within_ms
-        At most so many pages to one target about one incident; SEV-1 is exempt.
+        At most so many pages to one target about one incident; SEV-1 is exempt. Those that arrived count, and those on
+        their way; by several channels it is one page.
     buckets, default_bucket
         By channel.
     receipts_known_ms

@@ -107,9 +107,15 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True, tag="pace"):
 
 
 class Pages(msgspec.Struct, frozen=True, kw_only=True, tag="pages"):
-    """When pages about one incident left for one target."""
+    """When pages about one incident reached one target, and by their causes which: by several channels it is one page."""
 
     at_ms: tuple[int, ...] = ()
+    causes: tuple[str, ...] = ()
+
+    def since(self, at_ms: int) -> list[tuple[int, str]]:
+        """Return those after an instant; rows of before the causes were kept have only times."""
+        causes = ("",) * (len(self.at_ms) - len(self.causes)) + self.causes
+        return [(at, cause) for at, cause in zip(self.at_ms, causes, strict=True) if at > at_ms]
 
 
 class Notify:
@@ -282,6 +288,8 @@ class Notify:
         pace = self._paces.get(place)
         if receipt.reached and pace is not None and pace.closed_until_ms:
             self._paces[place] = replace(pace, closed_until_ms=0)
+        if receipt.reached and waiting.notification.mode == "page":
+            self._count_page(waiting.notification, receipt.decided_at_ms)
         if receipt.status == "dead":
             out.append(_laid_aside(waiting.notification, receipt))
         self._end_row(name, receipt.status, receipt.decided_at_ms)
@@ -369,7 +377,7 @@ class Notify:
             return "cancelled", reason
         if self._superseded(waiting):
             return "cancelled", "superseded"
-        if self._is_capped(message, now_ms):
+        if waiting.first_ms is None and self._is_capped(message, now_ms):
             return "cancelled", "capped"
         return None
 
@@ -406,12 +414,30 @@ class Notify:
         return [self._waiting[name] for name in names if name != message.notification_id]
 
     def _is_capped(self, message: Notification, now_ms: int) -> bool:
-        """Whether a target has had its share of pages about an incident."""
+        """Whether a target has had its share of pages about an incident: those that arrived, and those on their way."""
         if message.mode != "page" or message.severity is Severity.CRITICAL:
             return False
-        pages = self._pages.get(f"{message.incident_id}/{message.target}")
-        since_ms = now_ms - self._settings.pages_within_ms
-        return pages is not None and sum(at > since_ms for at in pages.at_ms) >= self._settings.pages_limit
+        pages = self._pages.get(_share(message)) or Pages()
+        arrived = pages.since(now_ms - self._settings.pages_within_ms)
+        begun = {
+            other.notification.cause
+            for other in self._siblings(message)
+            if other.first_ms is not None
+            and other.notification.mode == "page"
+            and other.notification.target == message.target
+        }
+        known = {cause for _, cause in arrived}
+        return message.cause not in known | begun and len(arrived) + len(begun - known) >= self._settings.pages_limit
+
+    def _count_page(self, message: Notification, at_ms: int) -> None:
+        """Remember that a page has reached its target."""
+        settings, share = self._settings, _share(message)
+        known = (self._pages.get(share) or Pages()).since(at_ms - settings.pages_within_ms)
+        if any(cause == message.cause for _, cause in known):
+            return
+        last = sorted([*known, (at_ms, message.cause)])[-settings.pages_limit :]
+        self._pages[share] = Pages(at_ms=tuple(at for at, _ in last), causes=tuple(cause for _, cause in last))
+        self._timers.put(f"pages/{share}", {"forget": last[-1][0] + settings.pages_within_ms})
 
     def _may_leave(self, waiting: Waiting, now_ms: int) -> bool:
         """Look at order, the number on their way, and the destination's pace."""
@@ -436,13 +462,6 @@ class Notify:
         pace = self._pace(message, now_ms)
         closed_ms = now_ms + settings.circuit_wait_ms if pace.closed_until_ms else 0  # this one probes; the others wait
         self._paces[message.destination] = replace(pace, tokens=pace.tokens - 1.0, closed_until_ms=closed_ms)
-        if message.mode == "page" and waiting.attempts == 0:
-            place = f"{message.incident_id}/{message.target}"
-            known = self._pages.get(place) or Pages()
-            since_ms = now_ms - settings.pages_within_ms
-            times = (*(at for at in known.at_ms if at > since_ms), now_ms)[-settings.pages_limit :]
-            self._pages[place] = Pages(at_ms=times)
-            self._timers.put(f"pages/{place}", {"forget": now_ms + settings.pages_within_ms})
         self._keep(
             replace(
                 waiting,
@@ -494,6 +513,11 @@ class Notify:
             reason=reason,
             decided_at_ms=at_ms,
         )
+
+
+def _share(message: Notification) -> str:
+    """Name whose share of pages a page counts against."""
+    return f"{message.incident_id}/{message.target}"
 
 
 def _age(message: Notification) -> tuple[int, int, str]:

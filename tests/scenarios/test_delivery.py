@@ -421,6 +421,58 @@ def test_f5_pages_to_one_target_are_capped_but_not_at_sev_1(
     assert "capped" not in sharp.cancelled()
 
 
+def test_f5_pages_that_do_not_arrive_use_up_nothing_and_are_not_called_back(
+    make_half: Callable[..., "Half"], response: Response
+) -> None:
+    half = make_half(settings=replace(response, notify=replace(response.notify, pages_limit=1)))
+    half.tick()
+    half.answer = lambda _attempt: "retry"
+    half.fire("accuracy_below_sla")
+    half.run(half.start_ms + 10 * MINUTE)
+    assert len(half.sent(target="team:ml-oncall", mode="page")) > 1, "a retry does not count against itself"
+    assert "capped" not in half.cancelled()
+    half.answer = lambda _attempt: "permanent"
+    half.run(half.start_ms + 12 * MINUTE)
+    half.answer = lambda _attempt: "ok"
+    half.attempts.clear()
+    half.do("classify", incident_class="infrastructure")
+    half.do("classify", actor="bob", incident_class="model_quality")
+    assert len(half.sent(target="team:ml-oncall", mode="page")) == 1, "what was dead was no page"
+    half.do("classify", incident_class="infrastructure")
+    half.do("classify", actor="bob", incident_class="model_quality")
+    assert len(half.sent(target="team:ml-oncall", mode="page")) == 1
+    assert "capped" in half.cancelled()
+
+
+def test_f5_a_page_by_several_channels_is_one_page(make_half: Callable[..., "Half"], response: Response) -> None:
+    channels = ("log", "file", "webhook")
+    ways = tuple(Contact(channel=channel, address="a", modes=("page",)) for channel in channels)
+    half = make_half(
+        settings=replace(
+            response,
+            directory=response.directory | {"team:ml-oncall": ways},
+            notify=replace(response.notify, pages_limit=1),
+        )
+    )
+    half.tick()
+    half.fire("accuracy_below_sla")
+    half.run(half.start_ms + 10 * MINUTE)
+    assert {message.channel for message in half.sent(target="team:ml-oncall", mode="page")} == set(channels)
+    assert "capped" not in half.cancelled()
+
+
+def test_f5_pages_on_their_way_count(make_half: Callable[..., "Half"], response: Response) -> None:
+    half = make_half(settings=replace(response, notify=replace(response.notify, pages_limit=1)))
+    half.tick()
+    half.answer = lambda _attempt: None
+    half.fire("accuracy_below_sla")
+    half.run(half.start_ms + 3 * MINUTE)
+    assert half.sent(target="team:ml-oncall", mode="page")
+    half.do("classify", incident_class="infrastructure")
+    half.do("classify", actor="bob", incident_class="model_quality")
+    assert "capped" in half.cancelled()
+
+
 def test_waits_between_attempts_grow_within_their_cap_and_follow_from_the_message(half: "Half") -> None:
     half.answer = lambda _attempt: "retry"
     half.fire("pii_leak")
