@@ -82,10 +82,12 @@ class Ladder(msgspec.Struct, frozen=True, kw_only=True, tag="ladder"):
     `step`, `step_at_ms`: the next step and when it runs; None when the ladder rests. `cycle`: how often a ladder was
     begun, so that each round's messages have ids of their own. `begun_by`: why, until the first wait. `reached`: whether
     a responder could be told in this cycle. `asked`: accountable targets that were told; a repeat does not tell them
-    again. `paged_episode`, `paged_at_ms`: the last page that arrived.
+    again. `paged_episode`, `paged_at_ms`: the last page that arrived. `began_ms`: from when the episode's deadlines count;
+    None in rows of before it was kept.
     """
 
     incident: Incident
+    began_ms: int | None = None
     cycle: int = -1
     step: int = 0
     step_at_ms: int | None = None
@@ -295,6 +297,17 @@ class _Round:
     def _rule(self) -> SeverityPolicy:
         return of_severity(self._incident.policy, self._incident.severity)
 
+    @property
+    def _began_ms(self) -> int:
+        """From when the episode's deadlines count: its beginning, unless that bears a date ahead of the clock."""
+        if self.ladder.began_ms is not None:
+            return self.ladder.began_ms
+        return self._by_now(self._incident.episode_at_ms)
+
+    def _by_now(self, at_ms: int) -> int:
+        """Return a date of the incident, or now where it is ahead: no wait is counted from what has not been."""
+        return min(at_ms, self._now_ms)
+
     def _set(self, **changes: object) -> None:
         self.ladder = replace(self.ladder, **changes)
 
@@ -329,7 +342,7 @@ class _Round:
             self._set(ack_ends_ms=None, ack_remind_ms=None)
             self._climb(self._now_ms, reason=MessageReason.ESCALATED)
         elif incident.acknowledged and incident.progress_at_ms != before.progress_at_ms:
-            self._hold_ack(incident.decided_at_ms)
+            self._hold_ack(self._by_now(incident.decided_at_ms))
         self._drop_owed()
         self._set(required={name: at for name, at in self.ladder.required.items() if not self._reached(name, at)})
         if incident.status is not before.status:
@@ -344,6 +357,7 @@ class _Round:
         """Begin an episode: its response clock, and its ladder unless somebody is on it already."""
         incident, rule = self._incident, self._rule
         self._set(
+            began_ms=self._by_now(incident.episode_at_ms),
             step_at_ms=None,
             again_ms=None,
             ack_timeouts=0,
@@ -356,16 +370,14 @@ class _Round:
             at_risk_ms=None,
         )
         if incident.acknowledged:
-            self._hold_ack(incident.decided_at_ms)
+            self._hold_ack(self._by_now(incident.decided_at_ms))
             return
         self._set_response()
         wait_ms = rule.first_wait_ms if is_first else 0
-        self._climb(
-            incident.episode_at_ms + wait_ms, reason=MessageReason.FIRST if is_first else MessageReason.REOPENED
-        )
+        self._climb(self._began_ms + wait_ms, reason=MessageReason.FIRST if is_first else MessageReason.REOPENED)
 
     def _set_response(self) -> None:
-        from_ms = self._incident.episode_at_ms
+        from_ms = self._began_ms
         due = response_deadline(self._rule, from_ms, self._business)
         risk_ms = at_risk_ms(self._rule, from_ms, self._business)
         self._set(due=due, at_risk_ms=risk_ms if risk_ms > self._now_ms or self.ladder.due is None else None)
@@ -401,12 +413,12 @@ class _Round:
         """Stop asking: somebody is on it."""
         acknowledged_ms = self._incident.acknowledged_at_ms
         due = self.ladder.due
-        if due is not None and acknowledged_ms is not None and not due.met(acknowledged_ms):
+        if due is not None and acknowledged_ms is not None and not due.met(self._by_now(acknowledged_ms)):
             self._response_is_over()
         self._set(due=None, at_risk_ms=None, again_ms=None)
         if self.ladder.begun_by is None:  # before the first wait it goes on, for those who only have to know
             self._set(step_at_ms=None)
-        self._hold_ack(self._incident.decided_at_ms)
+        self._hold_ack(self._by_now(self._incident.decided_at_ms))
 
     def _next_step(self) -> Step | None:
         steps = self._rule.steps
@@ -570,7 +582,7 @@ class _Round:
                 self._set(owed={target: owed} | self.ladder.owed)
 
     def _require(self, step: Require) -> None:
-        due_ms = wait_until(self._incident.episode_at_ms, step.within_ms, step.clock, self._business)
+        due_ms = wait_until(self._began_ms, step.within_ms, step.clock, self._business)
         if step.milestone in self._incident.milestones or f"{step.milestone}:{due_ms}" in self.ladder.stamped:
             return
         self._set(required=self.ladder.required | {step.milestone: due_ms})

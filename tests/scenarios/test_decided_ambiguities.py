@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.incident import Reason, Severity, Status
+from schemas.incident_action import Draft
 from schemas.notification import MessageReason
 from schemas.response import Response
 
@@ -346,3 +347,35 @@ def test_an_act_under_a_date_of_the_far_future_holds_no_ladder(half: "Half") -> 
     half.do("note", text="a wrong clock", decided_at_ms=half.now_ms + 3_650 * DAY)
     half.run(half.now_ms + 7 * MINUTE)
     assert half.sent(target="team:ml-secondary")
+
+
+def opened_by_hand(half: "Half", at_ms: int) -> None:
+    """Let somebody open a SEV-1 under a date."""
+    draft = Draft(tenant="acme", environment="prod", incident_class="model_quality", severity=Severity.CRITICAL)
+    half.do("open", draft=draft, incident_id="", decided_at_ms=at_ms, occurred_at_ms=at_ms)
+
+
+@pytest.mark.parametrize("ahead_ms", [9 * HOUR, 3_650 * DAY])
+def test_an_incident_under_a_date_ahead_has_the_deadlines_of_one_that_opens_now(half: "Half", ahead_ms: int) -> None:
+    opened_by_hand(half, half.now_ms + ahead_ms)
+    begun_ms = half.now_ms
+    half.run(begun_ms + 6 * MINUTE)
+    assert half.sent(target="team:ml-secondary", mode="page")
+    half.do("lower", to=Severity.HIGH, reason="a test")
+    half.do("raise", to=Severity.CRITICAL)
+    half.run(begun_ms + 31 * MINUTE)
+    stamps = [(act.clock, act.due_at_ms) for act in half.acts if act.kind == "breach"]
+    assert stamps == [("response", begun_ms + 15 * MINUTE), ("open_war_room", begun_ms + 30 * MINUTE)]
+
+
+@pytest.mark.parametrize("kind", ["ack", "note"])
+def test_an_acknowledgement_or_progress_under_a_date_ahead_holds_no_longer_than_any(half: "Half", kind: str) -> None:
+    half.fire("pii_leak")
+    half.run(half.start_ms + MINUTE)
+    if kind == "note":
+        half.do("ack")
+    ahead_ms = half.now_ms + 9 * HOUR
+    half.do(kind, text="looking" if kind == "note" else "", decided_at_ms=ahead_ms, occurred_at_ms=ahead_ms)
+    assert not breaches(half), "it was acknowledged in time"
+    half.run(half.now_ms + 31 * MINUTE)
+    assert "unacknowledged" in half.reasons()
