@@ -70,6 +70,10 @@ from streams.runtime.write_ahead import (
 from streams.stages.stage import has_more
 
 CLOCK = "clock"
+LOG_APPEND_TIME = 1
+"""How Kafka says that a record bears the broker's time, and not its writer's."""
+CLOCK_AHEAD_MS = 300_000
+"""How far a worker's clock may be ahead of the broker's, or of this machine's where the broker stamps nothing."""
 BEAT_S = 0.25
 PUBLISH_EVERY_S = 1.0
 AWAY_S = 5.0
@@ -180,6 +184,7 @@ class Counts:
     retention_gaps: int = 0
     offsets_lost: int = 0
     rewinds: int = 0
+    clocks_ahead: int = 0
     foreign_rows: int = 0
     groups: int = 0
     outputs: int = 0
@@ -262,6 +267,7 @@ class Owned:
     told_ms: dict[str, int] = field(default_factory=dict)
     clock_ms: int = -1
     clock_seen_ms: int = -1
+    clock_is_ahead: bool = False
     ends: Mapping[str, int] = field(default_factory=dict)
     unsettled_since_s: float | None = None
     due: deque[Due] = field(default_factory=deque)
@@ -425,7 +431,7 @@ class StageHost:
                 await self._stream.ack(event)
                 return
             if message.topic == self._clock_topic:
-                self._hear_clock(owned, message.value)
+                self._hear_clock(owned, message)
                 await self._stream.ack(event)
                 return
             topic = self._inputs[message.topic]
@@ -596,12 +602,26 @@ class StageHost:
 
     # ---- time
 
-    def _hear_clock(self, owned: Owned, value: bytes | None) -> None:
+    def _hear_clock(self, owned: Owned, message: Any) -> None:  # noqa: ANN401 -- Faust's
+        """Learn a clock value; one that a worker wrote counts as now where it is far ahead of a clock that is not its own."""
         try:
-            now_ms = Clock.decode(value).now_ms
+            now_ms = Clock.decode(message.value).now_ms
         except MalformedRecordError as error:
             log.warning("clock.refused partition=%d error=%s", owned.partition, error)
             return
+        # a topic that is as it was made once bears the writer's own time
+        is_stamped = message.timestamp_type == LOG_APPEND_TIME and message.timestamp is not None
+        other_ms = round((message.timestamp if is_stamped else time.time()) * 1000)
+        is_ahead = self._settings.writes_clock and now_ms > other_ms + CLOCK_AHEAD_MS
+        if is_ahead:
+            self.counts.clocks_ahead += 1
+            if not owned.clock_is_ahead:
+                log.error(
+                    "clock.ahead stage=%s partition=%d ahead_ms=%d error=a worker's clock is wrong: set it right",
+                    self.spec.name, owned.partition, now_ms - other_ms,
+                )  # fmt: skip
+            now_ms = other_ms
+        owned.clock_is_ahead = is_ahead
         owned.clock_ms = max(now_ms, owned.clock_ms)
         owned.clock_seen_at_s = self._listening_s()
         self._clock_news.set()

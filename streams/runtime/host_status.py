@@ -17,6 +17,7 @@ _COUNTS = {
     "read_back_records": "tocsin_stage_read_back_records_total",
     "empty_offsets": "tocsin_stage_empty_offsets_total",
     "foreign_rows": "tocsin_stage_foreign_rows_total",
+    "clocks_ahead": "tocsin_stage_clocks_ahead_total",
     "rewinds": "tocsin_stage_topics_made_anew_total",
 }
 

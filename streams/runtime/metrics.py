@@ -124,6 +124,9 @@ METRICS: Mapping[str, Measured] = {
     "tocsin_stage_read_back_records_total": _counter("stage", "Records that Faust skipped and the cursor read back."),
     "tocsin_stage_empty_offsets_total": _counter("stage", "Offsets that held nothing when they were read back."),
     "tocsin_stage_foreign_rows_total": _counter("stage", "Rows of a worker that had lost the partition, overwritten."),
+    "tocsin_stage_clocks_ahead_total": _counter(
+        "stage", "Clock values of a worker whose clock is far ahead: not taken."
+    ),
     "tocsin_stage_topics_made_anew_total": _counter(
         "stage", "Times that an input was another topic than the one that was read, and was read from its beginning."
     ),

@@ -66,6 +66,8 @@ class Topic:
         How long a record is kept; None: until a later record of its key takes its place.
     settings
         Further settings of the topic that must be so.
+    made_with
+        Further ones that it is made with; one of before will do as it is.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Topic:
     written_by: tuple[str, ...]
     read_by: tuple[str, ...]
     settings: Mapping[str, str]
+    made_with: Mapping[str, str]
 
     def partitions(self, kafka: KafkaSettings) -> int:
         """How many partitions it has in this deployment."""
@@ -96,6 +99,7 @@ def _topic(
     count: Count,
     retention_ms: int | None,
     ways: str,
+    made_with: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Topic:
     written, read = ways.split(" -> ")
@@ -108,6 +112,7 @@ def _topic(
         written_by=tuple(written.split(", ")),
         read_by=tuple(read.split(", ")),
         settings={setting.replace("_", "."): value for setting, value in settings.items()},
+        made_with=made_with or {},
     )
 
 
@@ -130,7 +135,10 @@ TOPICS: Mapping[str, Topic] = {
         _topic(CHANGELOG, "kind, epoch, bucket, run", "that of the input", "IN", None, "join -> join", **_COMPACTED_SOON),
         _topic(WINDOW_STATS, "model", _BY_MODEL + "; Closed to each", "OUT", 7 * DAY_MS, "join -> detect"),
         _topic(BASELINES, "model, version, part", _BY_MODEL, "OUT", None, "tocsin baseline -> join, detect"),
-        _topic(CLOCK, "none", "each", "OUT", HOUR_MS, "detect, triage, escalate, notify -> " + _STAGES),
+        _topic(
+            CLOCK, "none", "each", "OUT", HOUR_MS, "detect, triage, escalate, notify -> " + _STAGES,
+            {"message.timestamp.type": "LogAppendTime"},  # nor is a worker's
+        ),
         _topic(FINDINGS, "model", _BY_MODEL + "; Through to its own", "OUT", 30 * DAY_MS, "detect -> triage"),
         _topic(LEDGER, "model", _BY_MODEL, "OUT", 400 * DAY_MS, "detect -> command line"),
         _topic(DEPLOYMENTS, "model", _BY_MODEL, "OUT", 400 * DAY_MS, "people -> detect, triage"),
@@ -348,7 +356,7 @@ def create(admin: AdminClient, kafka: KafkaSettings, table_changelogs: Sequence[
     there = admin.list_topics(timeout=wait_s).topics
     safe = {"min.insync.replicas": "2"} if kafka.replication > 2 else {}  # noqa: PLR2004 - one may be away
     missing = [
-        NewTopic(name, topic.partitions(kafka), kafka.replication, config={**topic.wanted, **safe})
+        NewTopic(name, topic.partitions(kafka), kafka.replication, config={**topic.wanted, **topic.made_with, **safe})
         for name, topic in _planned(kafka, table_changelogs).items()
         if name not in there
     ]

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import orjson
@@ -32,6 +32,7 @@ from streams.runtime import faust_host
 from streams.runtime.cursor import headers_of
 from streams.runtime.faust_host import CLOCK, EXIT_STATUS, FaustHost, HostSettings, StageHost, TopicMismatchError
 from streams.runtime.stage_spec import Headers, Routed, Rows, StageSpec
+from streams.runtime.topics import TOPICS
 from streams.runtime.write_ahead import EPOCH, Changes, Restored, claim, epoch_headers, epoch_of, table_key
 from tests.streams.runtime.broker_faults import FETCH, HEARTBEAT, OFFSET_COMMIT, PRODUCE, BrokerFaults
 
@@ -314,6 +315,35 @@ class Tens:
 
     def advance(self, decided_at_ms: int) -> list[Any]:  # noqa: ARG002
         return []
+
+
+@pytest.mark.kafka
+def test_a_worker_whose_clock_jumps_ahead_takes_the_brokers_time(
+    kafka: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #  its own clock is 9 h ahead: it writes that, hears it back, and has the broker's stamp beside it
+    bench = Bench(toys.settings(kafka, topic_prefix, None))
+    names = [bench.topic("events"), bench.topic("tens"), bench.settings.changelog("tens")]
+    made = [NewTopic(name, bench.settings.partitions, 1) for name in names]
+    made.append(NewTopic(bench.topic(CLOCK), bench.settings.partitions, 1, config=dict(TOPICS[CLOCK].made_with)))
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for one in admin.create_topics(made).values():
+        one.result()
+    ahead_ms = 9 * 3_600_000
+    wrong = SimpleNamespace(
+        **{name: getattr(time, name) for name in dir(time) if not name.startswith("_")}
+        | {"time": lambda: time.time() + ahead_ms / 1000, "time_ns": lambda: time.time_ns() + ahead_ms * 1_000_000}
+    )
+    monkeypatch.setattr(faust_host, "time", wrong)
+
+    async def trial() -> None:
+        spec = replace(toys.specs()[0], name="tens", make_stage=lambda rows, _: Tens(rows))
+        async with bench.worker([spec]) as host:
+            await until(lambda: min(host.taken_ms("tens").values(), default=-1) > 0)
+            assert max(host.taken_ms("tens").values()) < toys.now_ms() + ahead_ms / 2
+            assert host.stages["tens"].counts.clocks_ahead
+
+    run(trial)
 
 
 def test_a_stage_that_is_not_settled_moves_no_cursor_and_is_read_on_from_where_it_was(bench: Bench) -> None:

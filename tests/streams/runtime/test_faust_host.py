@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 from faust.types import TP
 
+from schemas.clock import Clock
 from streams.runtime import faust_host
 from streams.runtime.faust_host import Owned, StageHost
 from streams.runtime.logs import parsed
@@ -144,3 +145,51 @@ def test_what_comes_after_all_was_read_is_no_older_than_that(clocks: Clocks) -> 
     clocks.now_s += 20
     one.note_ends({"findings": 6}, clocks.now_s)
     assert one.read_from_s["findings"] == clocks.now_s - 21
+
+
+HOUR_MS = 3_600_000
+
+
+class Hearing:
+    """A host that hears clock values; `stamped_ms` is the broker's time, None where the topic bears the writer's."""
+
+    def __init__(self, clocks: Clocks, *, writes_clock: bool = True) -> None:
+        self.now_ms = clocks.at_ms(0)
+        self.owned = owned(0, clocks.now_s)
+        self.host: Any = SimpleNamespace(
+            spec=SimpleNamespace(name="escalate"), counts=faust_host.Counts(), _clock_news=asyncio.Event(),
+            _settings=SimpleNamespace(writes_clock=writes_clock), _listening_s=lambda: clocks.now_s,
+        )  # fmt: skip
+
+    def hear(self, now_ms: int, stamped_ms: int | None) -> int:
+        at_ms = now_ms if stamped_ms is None else stamped_ms
+        message = SimpleNamespace(
+            value=Clock(now_ms=now_ms).encode(), timestamp=at_ms / 1000, timestamp_type=int(stamped_ms is not None)
+        )
+        StageHost._hear_clock(self.host, self.owned, message)  # noqa: SLF001 -- the record of another machine
+        return self.owned.clock_ms
+
+
+def test_a_clock_far_ahead_of_the_brokers_counts_as_the_brokers_and_is_said_once(
+    clocks: Clocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    hearing = Hearing(clocks)
+    now_ms = hearing.now_ms
+    assert hearing.hear(now_ms + 300_000, now_ms) == now_ms + 300_000
+    for turn in range(400, 403):
+        stamped_ms = now_ms + turn * 1_000
+        assert hearing.hear(stamped_ms + 9 * HOUR_MS, stamped_ms) == stamped_ms
+    assert hearing.host.counts.clocks_ahead == 3
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["clock.ahead"]
+    assert hearing.hear(now_ms + 10 * HOUR_MS, now_ms + 10 * HOUR_MS) == now_ms + 10 * HOUR_MS, "not this machine's"
+
+
+def test_where_the_broker_stamps_no_clock_one_far_ahead_of_this_machines_counts_as_that(clocks: Clocks) -> None:
+    hearing = Hearing(clocks)
+    assert hearing.hear(4_000_000_000_000, None) == hearing.now_ms
+
+
+def test_a_replays_clock_is_taken_as_it_is(clocks: Clocks) -> None:
+    hearing = Hearing(clocks, writes_clock=False)
+    assert hearing.hear(4_000_000_000_000, hearing.now_ms) == 4_000_000_000_000
+    assert hearing.host.counts.clocks_ahead == 0

@@ -62,6 +62,7 @@ def test_each_entry_of_a_status_is_measured_as_it_is() -> None:
     counts = {
         "offsets_lost": 11, "groups": 12, "handled": 13, "outputs": 14, "repeats": 15, "read_backs": 16,
         "read_back_records": 17, "empty_offsets": 18, "foreign_rows": 19, "rewinds": 20,
+        "clocks_ahead": 26,
     }  # fmt: skip
     status = StageStatus(
         stage="triage", moving=True, restored=True, owned=(0, 4), restoring={2: 0.25}, counts=counts, rebalances=3,
@@ -96,6 +97,7 @@ def test_each_entry_of_a_status_is_measured_as_it_is() -> None:
         ("tocsin_stage_empty_offsets_total", "triage"): 18,
         ("tocsin_stage_foreign_rows_total", "triage"): 19,
         ("tocsin_stage_topics_made_anew_total", "triage"): 20,
+        ("tocsin_stage_clocks_ahead_total", "triage"): 26,
         ("tocsin_dead_letters_total", "triage"): 24,
         ("tocsin_incidents_open", "SEV-1", "0"): 25,
     }

@@ -56,6 +56,9 @@ def test_the_table_is_the_designs() -> None:
     assert said == DESIGN
     stamped = {name for name, topic in topics.TOPICS.items() if "message.timestamp.type" in topic.wanted}
     assert stamped == {"model-outputs", "labels"}
+    assert {name: topic.made_with for name, topic in topics.TOPICS.items() if topic.made_with} == {
+        "clock": {"message.timestamp.type": "LogAppendTime"}
+    }
 
 
 def test_an_output_and_its_label_meet_under_any_producer_of_murmur2(broker: EmbeddedBroker) -> None:
