@@ -1,8 +1,10 @@
 """What does a host have to know of each small stage: its topics, how their bytes become records, where outputs go?"""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -30,10 +32,13 @@ from streams.runtime.metrics import Measure
 from streams.runtime.sent_again import as_attempt
 from streams.runtime.stage_spec import Bytes, Handed, Headers, Routed, Rows, StageSpec
 from streams.runtime.topics import partition_of
+from streams.stages import policy
 from streams.stages.detect import TICKS_AT_ONCE, Detect
 from streams.stages.escalate import INCIDENTS_AT_ONCE, Escalate
 from streams.stages.notify import Attempt, Notify
 from streams.stages.triage import Triage
+
+log = logging.getLogger("tocsin.escalate")
 
 Dead = Callable[[str, int, Bytes, MalformedRecordError], Any]
 
@@ -109,7 +114,7 @@ def escalate_spec(settings: Settings, incidents_at_once: int = INCIDENTS_AT_ONCE
         name="escalate",
         inputs=(topics.INCIDENTS, topics.RECEIPTS),
         make_stage=lambda rows, _: Escalate(rows=rows, settings=rules, incidents_at_once=incidents_at_once),
-        decode=decode,
+        decode=_decode_usable,
         advance_by="clock",
         told_at_ms=_decided_at_ms,
         route=lambda output: route(output, settings.kafka.output_partitions),
@@ -221,6 +226,20 @@ def decode(topic: str, _key: bytes | None, value: bytes | None, headers: Headers
             return Incident.decode(event.data if isinstance(event, CloudEvent) else event)
         case _:
             return _KINDS[topic].decode(value)
+
+
+def _decode_usable(topic: str, key: bytes | None, value: bytes | None, headers: Headers) -> Any:  # noqa: ANN401 -- its stage's input
+    """Turn bytes into a record of escalate's, and say which of them are no incident that it can work for."""
+    record = decode(topic, key, value, headers)
+    if isinstance(record, Incident):
+        policy.refuse_unusable(record)
+        if policy.business_clock(record.policy.calendar).zone is UTC and record.policy.calendar.zone != "UTC":
+            log.error(
+                "incident.zone_unknown incident=%s error=this machine does not know the zone of its calendar: business "
+                "hours count as those of UTC; mend the zone in the settings, or install a tzdata that has it",
+                record.display_id,
+            )
+    return record
 
 
 def _untold(_: object) -> None:

@@ -100,6 +100,7 @@ def _topic(
     retention_ms: int | None,
     ways: str,
     made_with: Mapping[str, str] | None = None,
+    /,
     **settings: str,
 ) -> Topic:
     written, read = ways.split(" -> ")

@@ -22,6 +22,10 @@ class NoBusinessError(ValueError):
     """The calendar has no business within `MAX_DAYS`; mend its windows or its holidays."""
 
 
+class UnknownZoneError(NoBusinessError):
+    """Zone that this machine does not know; it may have gone with a newer database of zones."""
+
+
 def _ms(moment: datetime) -> int:
     return (moment.astimezone(UTC) - _EPOCH) // timedelta(milliseconds=1)
 
@@ -63,8 +67,8 @@ class BusinessClock:
     def __init__(self, calendar: Calendar) -> None:
         try:  # UTC needs no data base, which small machines may lack
             self.zone: tzinfo = UTC if calendar.zone == "UTC" else ZoneInfo(calendar.zone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise NoBusinessError(
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # a folder of zones is none
+            raise UnknownZoneError(
                 f"calendar.zone: expected a name of this machine's time zone database (package tzdata), got {error}"
             ) from None
         self._holidays = frozenset(date.fromisoformat(day) for day in calendar.holidays)

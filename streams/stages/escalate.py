@@ -24,7 +24,16 @@ from schemas.receipt import Receipt
 from schemas.response import EscalateSettings
 from streams.stages.business_clock import BusinessClock
 from streams.stages.message_reason import Last, message_reason
-from streams.stages.policy import Deadline, at_risk_ms, of_severity, response_deadline, targets_of, wait_until
+from streams.stages.policy import (
+    LATEST_MS,
+    Deadline,
+    at_risk_ms,
+    business_clock,
+    of_severity,
+    response_deadline,
+    targets_of,
+    wait_until,
+)
 from streams.stages.rows import Rows
 from streams.stages.stage import whole
 from streams.stages.timers import Timer, Timers
@@ -169,7 +178,7 @@ class Escalate:
         """
         if 0 < self.now_ms < incident.decided_at_ms - MOST_AHEAD_MS:
             return self.now_ms
-        return max(self.now_ms, incident.decided_at_ms)
+        return max(self.now_ms, min(incident.decided_at_ms, LATEST_MS))
 
     def advance(self, decided_at_ms: int) -> list[EscalateOut]:
         """Do what is due by now, of the first incidents that something is due of; going back changes nothing.
@@ -249,7 +258,7 @@ class Escalate:
         self._keep(ladder)
 
     def _round(self, ladder: Ladder, now_ms: int) -> "_Round":
-        return _Round(self._settings, BusinessClock(ladder.incident.policy.calendar), ladder, now_ms)
+        return _Round(self._settings, business_clock(ladder.incident.policy.calendar), ladder, now_ms)
 
     def _put(self, turn: "_Round") -> list[EscalateOut]:
         self._keep(turn.ladder)

@@ -5,13 +5,17 @@ here is what stages ask of them.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
-from schemas.incident import Severity
+from schemas.fields import MalformedRecordError, described
+from schemas.incident import Incident, Severity
 from schemas.policy import (
+    Calendar,
     Fallback,
     Notify,
     Pause,
@@ -22,7 +26,7 @@ from schemas.policy import (
     WaitAck,
 )
 from schemas.response import Contact, EscalateSettings, KindRule, NotifySettings, Response, TriageSettings
-from streams.stages.business_clock import BusinessClock, NoBusinessError
+from streams.stages.business_clock import BusinessClock, NoBusinessError, UnknownZoneError
 
 __all__ = [
     "MAX_POLICY_BYTES",
@@ -33,10 +37,12 @@ __all__ = [
     "TriageSettings",
     "asked_of",
     "at_risk_ms",
+    "business_clock",
     "faults",
     "kind_rule",
     "of_severity",
     "policy_hash",
+    "refuse_unusable",
     "response_deadline",
     "targets_of",
     "targets_used",
@@ -48,6 +54,8 @@ SECOND_RESPONDER_MS = 900_000
 """At SEV-1 somebody else must have been asked before this has passed."""
 
 SHORTEST_AGAIN_MS = 60_000
+LATEST_MS = 253_086_681_600_000
+"""The end of 9989: waits that begin before it end before dates do."""
 
 Group = Literal["responders", "accountable"]
 """Who answers for an incident, and who only has to know of it."""
@@ -164,7 +172,71 @@ def kind_rule(kinds: Mapping[str, KindRule], unknown: KindRule, kind: str) -> Ki
     return kinds.get(kind, unknown)
 
 
-def _ladder_faults(severity: str, rule: SeverityPolicy) -> list[str]:
+def business_clock(calendar: Calendar) -> BusinessClock:
+    """Return the clock of a calendar that was frozen; a zone that this machine does not know any more counts as UTC."""
+    try:
+        return BusinessClock(calendar)
+    except UnknownZoneError:
+        return BusinessClock(replace(calendar, zone="UTC"))
+
+
+def refuse_unusable(incident: Incident) -> None:
+    """Refuse an incident that no ladder can be climbed for: its policy may come from anywhere.
+
+    Raises
+    ------
+    MalformedRecordError
+        With the first thing that does not fit.
+    """
+    try:
+        uuid.UUID(incident.incident_id)
+    except ValueError:
+        raise MalformedRecordError("incident", "incident_id", "a UUID", described(incident.incident_id)) from None
+    policy = incident.policy
+    found = _severity_faults(policy)
+    found += [] if "model_quality" in policy.routes else ["policy.routes: model_quality is missing"]
+    for number, rule in policy.severities.items():
+        found += _step_faults(number, rule)
+    found = found or _calendar_faults(policy, business_clock, min(incident.decided_at_ms, LATEST_MS))
+    if found:
+        field = found[0].partition(":")[0]
+        raise MalformedRecordError("incident", field, "what a ladder can be climbed by", "what cannot be meant")
+
+
+def _severity_faults(policy: Policy) -> list[str]:
+    return [f"policy.severities: {number} is missing" for number in "1234" if number not in policy.severities]
+
+
+def _calendar_faults(policy: Policy, clock: Callable[[Calendar], BusinessClock], at_ms: int) -> list[str]:
+    """Try the longest waits of a policy from an instant on."""
+    try:
+        business = clock(policy.calendar)
+        business.close_after(at_ms, 1)
+        business.add(at_ms, max((ms for rule in policy.severities.values() for ms in _business_waits(rule)), default=0))
+    except NoBusinessError as error:
+        return [f"policy.{error}"]
+    except ValueError as error:
+        return [f"policy.calendar.holidays: {error}"]
+    return []
+
+
+def _business_waits(rule: SeverityPolicy) -> Iterator[int]:
+    if rule.respond.clock == "business":
+        yield rule.respond.within_ms
+    if rule.ack_timeout is not None and rule.ack_timeout.clock == "business":
+        yield rule.ack_timeout.after_ms
+    for step in rule.steps:
+        match step:
+            case Pause(clock="business") | WaitAck(clock="business"):
+                yield step.for_ms
+            case Require(clock="business"):
+                yield step.within_ms
+            case _:
+                pass
+
+
+def _step_faults(severity: str, rule: SeverityPolicy) -> list[str]:
+    """Name what steps could not be run by."""
     at = f"policy.severities.{severity}"
     faults: list[str] = []
     ids: list[str] = []
@@ -174,13 +246,19 @@ def _ladder_faults(severity: str, rule: SeverityPolicy) -> list[str]:
         if isinstance(step, Repeat) and step.to not in ids:
             faults.append(f"{at}: `{step.id}` repeats from `{step.to}`, which is no earlier step")
         ids.append(step.id)
+    if rule.exhausted.again == "interval" and rule.exhausted.every_ms < SHORTEST_AGAIN_MS:
+        faults.append(f"{at}.exhausted: an interval is at least {SHORTEST_AGAIN_MS} ms")
+    return faults
+
+
+def _ladder_faults(severity: str, rule: SeverityPolicy) -> list[str]:
+    at = f"policy.severities.{severity}"
+    faults = _step_faults(severity, rule)
     fallbacks = [step for step in rule.steps if isinstance(step, Fallback)]
     if fallbacks and rule.steps[-1] is not fallbacks[-1]:
         faults.append(f"{at}: the fallback is not the last step")
     if severity in {"1", "2"} and not fallbacks:
         faults.append(f"{at}: no step is a fallback")
-    if rule.exhausted.again == "interval" and rule.exhausted.every_ms < SHORTEST_AGAIN_MS:
-        faults.append(f"{at}.exhausted: an interval is at least {SHORTEST_AGAIN_MS} ms")
     if severity == "1":
         faults.extend(f"{at}: {fault}" for fault in _critical_faults(rule))
     return faults
@@ -215,7 +293,7 @@ def faults(response: Response, channels: Iterable[str]) -> list[str]:
     """Name everything in a file of settings that cannot be meant; `channels` are the names in the table of channels."""
     policy = response.policy
     found: list[str] = []
-    found += [f"policy.severities: {number} is missing" for number in "1234" if number not in policy.severities]
+    found += _severity_faults(policy)
     found += [
         f"triage.hold_downs: {number} is missing" for number in "1234" if number not in response.triage.hold_downs
     ]
@@ -230,12 +308,7 @@ def faults(response: Response, channels: Iterable[str]) -> list[str]:
         first.resolve_after_ms is not None or first.expire_after_ms is not None
     ):
         found.append("triage.hold_downs.1: SEV-1 never resolves by itself")
-    try:
-        BusinessClock(policy.calendar).next_open(0)
-    except NoBusinessError as error:
-        found.append(f"policy.{error}")
-    except ValueError as error:
-        found.append(f"policy.calendar.holidays: {error}")
+    found += _calendar_faults(policy, BusinessClock, 0)
     if len(policy.encode()) > MAX_POLICY_BYTES:
         found.append(f"policy: larger than {MAX_POLICY_BYTES} bytes")
     for number, rule in policy.severities.items():

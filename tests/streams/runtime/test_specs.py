@@ -1,5 +1,6 @@
 """What is measured of each small stage is what the stage says of itself."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,12 @@ from msgspec.structs import replace
 
 from config.load import load
 from schemas.closed import Closed
+from schemas.fields import MalformedRecordError
+from schemas.incident import Incident, Severity
+from schemas.instant import Instant
 from schemas.notification import Notification
-from streams.runtime import specs
+from schemas.policy import Exhausted, Repeat
+from streams.runtime import specs, topics
 from streams.runtime.stage_spec import StageSpec
 from streams.stages.detect import Counts, Detect
 from streams.stages.escalate import Escalate
@@ -98,3 +103,86 @@ def test_messages_that_wait_are_measured() -> None:
 def test_a_stage_that_knows_no_time_yet_is_not_said_to_lag(spec: StageSpec[Any, Any]) -> None:
     stage = spec.make_stage({}, PARTITION)
     assert ("tocsin_watermark_lag_seconds", spec.name, "3") not in measured(spec, stage)
+
+
+def opened() -> Incident:
+    """Return a SEV-1 as triage opens it, under the default policy."""
+    stage = TRIAGE.make_stage({}, PARTITION)
+    [incident] = stage.receive([finding("unsafe_output"), through(90)])
+    assert isinstance(incident, Incident)
+    return incident
+
+
+def heard(incident: Incident) -> Incident:
+    """Return what escalate is given of an incident's bytes."""
+    record = ESCALATE.decode(topics.INCIDENTS, None, incident.encode(), ())
+    assert isinstance(record, Incident)
+    return record
+
+
+def with_calendar(incident: Incident, **changes: object) -> Incident:
+    policy = incident.policy
+    return replace(incident, policy=replace(policy, calendar=replace(policy.calendar, **changes)))
+
+
+def with_rule(incident: Incident, **changes: object) -> Incident:
+    policy = incident.policy
+    return replace(
+        incident,
+        policy=replace(policy, severities=policy.severities | {"1": replace(policy.severities["1"], **changes)}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"),
+    [
+        (lambda one: replace(one, incident_id="no UUID"), "incident_id"),
+        (lambda one: replace(one, policy=replace(one.policy, severities={})), "policy.severities"),
+        (lambda one: replace(one, policy=replace(one.policy, routes={})), "policy.routes"),
+        (lambda one: with_calendar(one, holidays=("2026-02-30",)), "policy.calendar.holidays"),
+        (lambda one: with_calendar(one, weekly=((0, 0, 60), (0, 30, 90))), "policy.calendar.weekly"),
+        (lambda one: with_calendar(one, weekly=((0, 0, 1),)), "policy.calendar"),
+        (
+            lambda one: with_rule(
+                one, steps=(one.policy.severities["1"].steps[0], Repeat(id="again", times=3, to="nowhere"))
+            ),
+            "policy.severities.1",
+        ),
+        (
+            lambda one: with_rule(one, exhausted=Exhausted(again="interval", every_ms=0)),
+            "policy.severities.1.exhausted",
+        ),
+    ],
+)
+def test_an_incident_that_no_ladder_can_be_climbed_for_is_refused(
+    spoil: Callable[[Incident], Incident], field: str
+) -> None:
+    incident = opened()
+    assert heard(incident) == incident
+    with pytest.raises(MalformedRecordError) as refused:
+        heard(spoil(incident))
+    assert refused.value.field == field
+    assert "nowhere" not in str(refused.value)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Atlantis", "Europe"])
+def test_a_zone_that_is_not_known_any_more_counts_as_utc_and_is_said(
+    zone: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    incident = heard(replace(with_calendar(opened(), zone=zone), severity=Severity.LOW))
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["incident.zone_unknown"]
+    stage, utc = ESCALATE.make_stage({}, PARTITION), ESCALATE.make_stage({}, PARTITION)
+    told = [
+        [*one.receive([record]), *one.advance(incident.decided_at_ms + 10 * 86_400_000)]
+        for one, record in ((stage, incident), (utc, with_calendar(incident, zone="UTC")))
+    ]
+    assert told[0] == told[1] != []
+
+
+@pytest.mark.parametrize("severity", Severity)
+def test_an_incident_of_the_last_year_that_there_is_ends_no_escalate(severity: Severity) -> None:
+    at_ms = Instant(253_402_300_799_999)
+    one = replace(opened(), severity=severity, opened_at_ms=at_ms, decided_at_ms=at_ms)
+    stage = ESCALATE.make_stage({}, PARTITION)
+    stage.receive([heard(one)])
+    stage.advance(T0)

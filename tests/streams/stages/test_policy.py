@@ -78,6 +78,7 @@ def test_a_row_that_somebody_sent_once_of_an_unknown_model_clears_within_the_hol
         (changed("triage", "hold_downs", "1", "resolve_after_ms", to=5), "SEV-1 never resolves by itself"),
         (changed("policy", "calendar", "zone", to="Middle/Earth"), "calendar.zone"),
         (changed("policy", "calendar", "holidays", to=["2026-02-30"]), "policy.calendar.holidays"),
+        (changed("policy", "calendar", "weekly", to=[[0, 0, 1]]), "policy.calendar: no business within"),
         (changed("policy", "severities", "2", "steps", to=steps("2")[:-1]), "no step is a fallback"),
         (changed("policy", "severities", "1", "steps", to=steps("1")[::-1]), "the fallback is not the last step"),
         (changed("policy", "severities", "1", "steps", to=steps("1")[3:]), "no responder is paged at once"),
