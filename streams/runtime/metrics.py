@@ -146,6 +146,9 @@ METRICS: Mapping[str, Measured] = {
     "tocsin_incident_records_total": _counter("severity reason", "Records of incidents, by why they were written."),
     "tocsin_notifications_total": _counter("channel mode reason", "Messages that somebody is to be sent, by why."),
     "tocsin_notifications_waiting": _gauge("partition", "Messages that are not delivered, cancelled or given up yet."),
+    "tocsin_notify_forgotten_total": _counter(
+        "partition", "Ends of messages and incidents forgotten before their time: too many."
+    ),
     "tocsin_attempts_total": _counter(
         "channel status", "What became of messages, attempt by attempt; also of those that were cancelled or given up."
     ),

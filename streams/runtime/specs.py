@@ -181,6 +181,7 @@ def _measure_escalate(stage: Escalate, partition: int, now_ms: int) -> Iterator[
 def _measure_notify(stage: Notify, partition: int, now_ms: int) -> Iterator[Measure]:
     yield from _lag("notify", partition, stage.clock_ms, now_ms)
     yield Measure("tocsin_notifications_waiting", (str(partition),), stage.waiting)
+    yield Measure("tocsin_notify_forgotten_total", (str(partition),), stage.forgotten)
 
 
 # ---- bytes to records

@@ -11,7 +11,7 @@ topics pages nobody.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +24,7 @@ from schemas.notification import Notification
 from schemas.receipt import AnswerClass, Receipt, ReceiptStatus
 from schemas.response import NotifySettings
 from streams.stages.rows import Rows
-from streams.stages.timers import Timers
+from streams.stages.timers import MAX_TIMERS, Timers
 
 NotifyIn = Notification | Incident | Receipt
 
@@ -32,6 +32,8 @@ _STATES = frozenset({"update", "reminder", "resolve", "at_risk"})
 """Purposes that say how things are: a newer one takes the place of an older one that still waits."""
 _ASKS = frozenset({"page", "accountable", "fallback"})
 """Purposes that ask somebody to come, and are pointless once it is over."""
+NEVER_MS = 2**63 - 1
+"""Later than any time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,8 @@ class Notify:
             self._timers.put(f"pages/{name}", {"forget": pages.at_ms[-1] + settings.pages_within_ms})
         self.counts: Counter[str] = Counter()
         """Decisions by reason, since this object began."""
+        self.forgotten = 0
+        """Rows that went before their time, since this object began."""
 
     @property
     def settled(self) -> bool:
@@ -165,6 +169,11 @@ class Notify:
     def clock_ms(self) -> int | None:
         """The newest clock value, None before the first since this object began."""
         return self._clock_ms
+
+    @property
+    def _is_live(self) -> bool:
+        """Whether all that there was has been read: a message comes no more whose end is known already."""
+        return self._current and self._behind_since_ms is None
 
     @property
     def waiting(self) -> int:
@@ -243,7 +252,7 @@ class Notify:
             changed_ms=incident.decided_at_ms,
         )
         self._seen[name] = seen
-        self._timers.put(f"seen/{name}", self._seen_timers(seen))
+        self._remember(f"seen/{name}", self._seen_timers(seen))
         return True
 
     def _seen_timers(self, seen: Seen) -> dict[str, int]:
@@ -254,7 +263,7 @@ class Notify:
         name = receipt.notification_id
         waiting = self._waiting.get(name)
         if waiting is None:
-            if receipt.final and name not in self._ended:
+            if receipt.final and name not in self._ended and (not self._is_live or receipt.incident_id in self._seen):
                 self._end_row(name, receipt.status, receipt.decided_at_ms)
             return []
         if receipt.final:
@@ -300,7 +309,7 @@ class Notify:
     def _end_row(self, name: str, status: ReceiptStatus, at_ms: int) -> None:
         until_ms = at_ms + self._settings.receipts_known_ms
         self._ended[name] = Ended(status=status, until_ms=until_ms)
-        self._timers.put(f"ended/{name}", {"forget": until_ms})
+        self._remember(f"ended/{name}", {"forget": until_ms})
 
     # ---- rows and their index
 
@@ -325,6 +334,14 @@ class Notify:
         self._of_incident[incident].discard(name)
         if not self._of_incident[incident]:
             del self._of_incident[incident]
+
+    def _remember(self, subject: str, timers: Mapping[str, int]) -> None:
+        """Say until when a row is there only to be remembered; of too many, those go that would go first."""
+        self._timers.put(subject, {})
+        while timers and len(self._timers) >= MAX_TIMERS and (first := self._timers.pop_due(NEVER_MS)) is not None:
+            self._forget(first.subject)
+            self.forgotten += 1
+        self._timers.put(subject, timers)
 
     def _forget(self, subject: str) -> None:
         place, _, name = subject.partition("/")
@@ -437,7 +454,7 @@ class Notify:
             return
         last = sorted([*known, (at_ms, message.cause)])[-settings.pages_limit :]
         self._pages[share] = Pages(at_ms=tuple(at for at, _ in last), causes=tuple(cause for _, cause in last))
-        self._timers.put(f"pages/{share}", {"forget": last[-1][0] + settings.pages_within_ms})
+        self._remember(f"pages/{share}", {"forget": last[-1][0] + settings.pages_within_ms})
 
     def _may_leave(self, waiting: Waiting, now_ms: int) -> bool:
         """Look at order, the number on their way, and the destination's pace."""

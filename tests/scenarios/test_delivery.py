@@ -312,6 +312,31 @@ def test_an_attempt_that_is_lost_is_made_again_after_its_time(half: "Half") -> N
     assert {attempt.decided_at_ms for attempt in second} == {half.start_ms + 2 * MINUTE}
 
 
+def test_the_end_of_a_message_that_never_was_is_kept_only_while_the_message_may_still_come(half: "Half") -> None:
+    half.fire("pii_leak")
+    known = half.receipts[0]
+    foreign = [replace(known, notification_id=f"foreign-{at}", incident_id="none") for at in range(3)]
+    kept = replace(known, notification_id="of an incident that is known")
+    before = set(half.rows["notify"])
+    half.notify.receive([*foreign, kept])
+    assert set(half.rows["notify"]) - before == {f"ended/{kept.notification_id}"}
+    half.notify.clock(half.now_ms, live=False)
+    half.notify.receive(foreign)
+    assert {f"ended/{one.notification_id}" for one in foreign} <= set(half.rows["notify"]), "a backlog is in no order"
+
+
+def test_of_too_many_ends_the_first_is_forgotten_and_counted(half: "Half", monkeypatch: pytest.MonkeyPatch) -> None:
+    half.fire("pii_leak")
+    monkeypatch.setattr("streams.stages.notify.MAX_TIMERS", 20)
+    one = half.receipts[0]
+    for at in range(100):
+        half.notify.receive([replace(one, notification_id=f"n{at}", decided_at_ms=one.decided_at_ms + at)])
+    ends = [name for name in half.rows["notify"] if name.startswith("ended/")]
+    assert len(ends) == 20
+    assert ends[-1] == "ended/n99"
+    assert half.notify.forgotten >= 80
+
+
 def test_what_is_too_large_is_sent_once_with_less(half: "Half") -> None:
     half.answer = lambda attempt: "shrink" if attempt.details else "ok"
     half.fire("accuracy_below_sla")

@@ -96,6 +96,7 @@ def test_messages_that_wait_are_measured() -> None:
     assert measured(NOTIFY, stage) == {
         ("tocsin_watermark_lag_seconds", "notify", "3"): 7_000,
         ("tocsin_notifications_waiting", "3"): 5,
+        ("tocsin_notify_forgotten_total", "3"): 0,
     }
 
 
