@@ -1,6 +1,7 @@
 """What are operators told of what a stage decides? One line of the log, and one count, with the record's own reason.
 
-Of what came from outside only names are told that the settings know: a model that nobody configured is `(other)`. A
+Of what came from outside only names are told that the settings know: a model or a channel that nobody configured is
+`(other)`. A
 finding's own words are a detector's: numbers, and names of features that the settings declare.
 """
 
@@ -19,10 +20,10 @@ from streams.runtime.stage_spec import Decision
 from streams.stages.wording import detail
 
 
-def decisions_of(stage: str, models: Collection[str]) -> Callable[[Any], Decision | None]:
+def decisions_of(stage: str, models: Collection[str], channels: Collection[str]) -> Callable[[Any], Decision | None]:
     """Return what says of each output of a stage what operators are told; None of marks of time and the like.
 
-    >>> tell = decisions_of("triage", {"fraud"})
+    >>> tell = decisions_of("triage", {"fraud"}, {"log"})
     >>> letter = DeadLetter(topic="findings", partition=2, offset=7, record="finding", field="n", expected="a number",
     ...                     got="null")
     >>> told = tell(letter); told.event, told.fields["offset"], told.fields["error"]
@@ -37,9 +38,9 @@ def decisions_of(stage: str, models: Collection[str]) -> Callable[[Any], Decisio
             case Incident():
                 return _incident(output, known)
             case Notification():
-                return _notification(output)
+                return _notification(output, channels)
             case Receipt():
-                return _receipt(output)
+                return _receipt(output, channels)
             case DeadLetter():
                 return _dead_letter(output, stage)
         return None
@@ -82,33 +83,35 @@ def _incident(incident: Incident, known: Collection[str]) -> Decision:
     )
 
 
-def _notification(message: Notification) -> Decision:
+def _notification(message: Notification, channels: Collection[str]) -> Decision:
+    channel = named(message.channel, channels)
     fields = {
         "id": message.notification_id,
         "incident": message.display_id,
         "severity": message.severity.display,
         "target": message.target,
-        "channel": message.channel,
+        "channel": channel,
         "mode": message.mode,
         "purpose": message.purpose,
         "reason": message.reason.value,
         "late_by_ms": message.late_by_ms,
     }
-    counted = Measure("tocsin_notifications_total", (message.channel, message.mode, message.reason.value), 1)
+    counted = Measure("tocsin_notifications_total", (channel, message.mode, message.reason.value), 1)
     return Decision(event="notification.asked", fields=fields, counts=(counted,))
 
 
-def _receipt(receipt: Receipt) -> Decision:
+def _receipt(receipt: Receipt, channels: Collection[str]) -> Decision:
+    channel = named(receipt.channel, channels)
     fields = {
         "id": receipt.notification_id,
-        "channel": receipt.channel,
+        "channel": channel,
         "attempt": receipt.attempt,
         "reason": receipt.reason,
     }
     return Decision(
         event=f"notification.{receipt.status}",
         fields=fields,
-        counts=(Measure("tocsin_attempts_total", (receipt.channel, receipt.status), 1),),
+        counts=(Measure("tocsin_attempts_total", (channel, receipt.status), 1),),
     )
 
 

@@ -15,7 +15,7 @@ from schemas.receipt import AnswerClass, Receipt, ReceiptStatus
 from schemas.response import SenderSettings
 from streams.runtime import logs
 from streams.runtime.channels.channel import Answer, Channel
-from streams.runtime.metrics import Measure
+from streams.runtime.metrics import Measure, named
 from streams.stages.notify import Attempt
 
 log = logging.getLogger("tocsin.sender")
@@ -95,17 +95,18 @@ class Sender:
                 self._places.discard(place)
         took_ms = int((time.monotonic() - began_s) * 1000)
         receipt = self._receipt(attempt, answer, took_ms)
+        channel = named(receipt.channel, self._channels)
         logs.tell(
             log,
             f"notification.{receipt.status}",
             {
                 "id": receipt.notification_id,
-                "channel": receipt.channel,
+                "channel": channel,
                 "attempt": receipt.attempt,
                 "reason": receipt.reason,
             },
         )
-        self._ended[receipt.channel, receipt.status] += 1
+        self._ended[channel, receipt.status] += 1
         try:
             await self._deliver(receipt)
         except Exception:  # the attempt then counts as lost, and is made again when its time is over

@@ -79,7 +79,7 @@ def detect_spec(settings: Settings, ticks_at_once: int = TICKS_AT_ONCE) -> Stage
         told_at_ms=_untold,
         route=lambda output: route(output, n),
         dead=_dead("detect"),
-        tell=decisions_of("detect", settings.models),
+        tell=decisions_of("detect", settings.models, settings.response.channels),
         measure=_measure_detect,
     )
 
@@ -102,7 +102,7 @@ def triage_spec(settings: Settings) -> StageSpec[Any, Any]:
         told_at_ms=_untold,
         route=routed,
         dead=_dead("triage"),
-        tell=decisions_of("triage", settings.models),
+        tell=decisions_of("triage", settings.models, settings.response.channels),
         measure=_measure_triage,
     )
 
@@ -119,7 +119,7 @@ def escalate_spec(settings: Settings, incidents_at_once: int = INCIDENTS_AT_ONCE
         told_at_ms=_decided_at_ms,
         route=lambda output: route(output, settings.kafka.output_partitions),
         dead=_dead("escalate"),
-        tell=decisions_of("escalate", settings.models),
+        tell=decisions_of("escalate", settings.models, settings.response.channels),
         measure=_measure_escalate,
     )
 
@@ -140,7 +140,7 @@ def notify_spec(settings: Settings, submit: Callable[[Attempt], None]) -> StageS
         told_at_ms=_decided_at_ms,
         route=routed,
         dead=_dead("notify"),
-        tell=decisions_of("notify", settings.models),
+        tell=decisions_of("notify", settings.models, settings.response.channels),
         measure=_measure_notify,
     )
 

@@ -212,7 +212,7 @@ def test_no_log_line_of_the_response_holds_it(kind: str, half: Half, logged: io.
 
 @every_text
 def test_neither_decisions_nor_measures_name_what_nobody_configured(kind: str, half: Half) -> None:
-    tell = decisions_of("triage", {"fraud"})
+    tell = decisions_of("triage", {"fraud"}, {"log"})
     told_of(half, HOSTILE[kind])
     records = [half.finding("pii_leak", model=HOSTILE[kind], lane=HOSTILE[kind]), *half.log, *half.notifications]
     for record in [*records, *half.receipts]:

@@ -30,6 +30,7 @@ from streams.stages.notify import Attempt
 ROOT = Path(__file__).parents[3]
 OPERATIONS = ROOT / "docs" / "operations.md"
 MODELS = {"fraud"}
+CHANNELS = {"webhook"}
 
 
 def sample(of: type[Any], file: str, **changes: object) -> Any:  # noqa: ANN401 -- any record
@@ -84,7 +85,7 @@ def written(record: logging.LogRecord, at: str) -> str:
 
 def told(stage: str, output: object) -> logging.LogRecord:
     """Tell of a decision as a host does."""
-    decision = decisions_of(stage, MODELS)(output)
+    decision = decisions_of(stage, MODELS, CHANNELS)(output)
     assert decision is not None
     record = logging.LogRecord(f"tocsin.{stage}", decision.level, "", 0, "", (), None)
     record.decision = (decision.event, decision.fields)
@@ -132,7 +133,7 @@ def test_a_line_has_the_reason_of_its_record() -> None:
 
 def test_what_is_counted_is_in_the_table_with_as_many_labels() -> None:
     for stage, output in SAMPLES:
-        decision = decisions_of(stage, MODELS)(output)
+        decision = decisions_of(stage, MODELS, CHANNELS)(output)
         assert decision is not None
         for name, labels, value in decision.counts:
             assert len(labels) == len(METRICS[name].labels)
@@ -145,11 +146,11 @@ def test_what_came_from_outside_is_told_by_no_name_of_its_own() -> None:
     for output in (
         replace(FINDING, model=hostile, lane=hostile, segment=hostile, version=hostile, message=hostile),
         replace(INCIDENT, model=hostile, versions=(hostile,), note=hostile, causation_id=hostile, assignee=hostile),
-        replace(NOTIFICATION, model=hostile, title=hostile, text=hostile, address=hostile),
-        replace(RECEIPT, model=hostile, body=hostile, provider_id=hostile),
+        replace(NOTIFICATION, model=hostile, title=hostile, text=hostile, address=hostile, channel=hostile),
+        replace(RECEIPT, model=hostile, channel=hostile, body=hostile, provider_id=hostile),
         replace(LETTER, key=hostile.encode(), value=hostile.encode()),
     ):
-        decision = decisions_of("triage", MODELS)(output)
+        decision = decisions_of("triage", MODELS, CHANNELS)(output)
         assert decision is not None
         fields_told.append(decision.fields)
         assert all(hostile not in measure.labels for measure in decision.counts)
@@ -159,4 +160,4 @@ def test_what_came_from_outside_is_told_by_no_name_of_its_own() -> None:
 
 
 def test_marks_of_time_are_told_to_nobody() -> None:
-    assert decisions_of("detect", MODELS)(Through(partition=0, through_ms=1)) is None
+    assert decisions_of("detect", MODELS, CHANNELS)(Through(partition=0, through_ms=1)) is None

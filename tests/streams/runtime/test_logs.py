@@ -151,6 +151,6 @@ def test_the_lines_of_the_page_have_the_fields_that_a_worker_writes() -> None:
             ("dead-letter", DeadLetter),
         )
     )  # fmt: skip
-    told = [decisions_of("triage", ())(one) for one in (finding, incident, asked, receipt, incident, letter)]
+    told = [decisions_of("triage", (), ())(one) for one in (finding, incident, asked, receipt, incident, letter)]
     head = {"at", "level", "from", "event"}
     assert [set(line) for line in lines] == [head | set(one.fields) for one in told if one is not None]

@@ -13,6 +13,7 @@ from schemas.notification import MessageReason, Notification
 from schemas.receipt import AnswerClass, Receipt
 from schemas.response import SenderSettings
 from streams.runtime.channels.channel import Answer
+from streams.runtime.metrics import Measure
 from streams.runtime.sender import Sender
 from streams.stages.notify import Attempt
 
@@ -167,6 +168,22 @@ def test_a_fault_of_one_channel_does_not_stop_the_others() -> None:
 def test_an_unknown_channel_is_never_right() -> None:
     [receipt], _ = played(at_once, [attempt(1, channel="pigeon")])
     assert (receipt.status, receipt.reason) == ("dead", "unknown_channel")
+
+
+def test_names_of_unknown_channels_are_counted_as_one() -> None:
+    async def deliver(_: Receipt) -> None:
+        pass
+
+    async def play() -> list[Measure]:
+        sender = Sender(channels={"test": Scripted(at_once)}, settings=SETTINGS, deliver=deliver)
+        for at in range(5):
+            sender.submit(attempt(at, channel=f"pigeon-{at}"))
+        sender.submit(attempt(5, channel="test"))
+        await sender.settle()
+        return list(sender.measures())
+
+    counted = [one for one in asyncio.run(play()) if one.name == "tocsin_attempts_total"]
+    assert {one.labels: one.value for one in counted} == {("(other)", "dead"): 5, ("test", "delivered"): 1}
 
 
 def test_closing_waits_for_a_bounded_time() -> None:
