@@ -10,8 +10,9 @@ topics pages nobody.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -26,6 +27,7 @@ from schemas.response import NotifySettings
 from streams.stages.rows import Rows
 from streams.stages.timers import MAX_TIMERS, Timers
 
+Age = tuple[int, int, str]
 NotifyIn = Notification | Incident | Receipt
 
 _STATES = frozenset({"update", "reminder", "resolve", "at_risk"})
@@ -120,6 +122,42 @@ class Pages(msgspec.Struct, frozen=True, kw_only=True, tag="pages"):
         return [(at, cause) for at, cause in zip(self.at_ms, causes, strict=True) if at > at_ms]
 
 
+class _Queue:
+    """Messages of one incident for one destination that wait, by age; pages among them, and by target what says how things are."""
+
+    def __init__(self) -> None:
+        self.ages: list[Age] = []
+        self.pages: list[Age] = []
+        self.states: dict[str, list[Age]] = {}
+        self.flying: set[str] = set()
+
+    def _lists(self, message: Notification) -> Iterator[list[Age]]:
+        yield self.ages
+        if message.mode == "page":
+            yield self.pages
+        if message.purpose in _STATES:
+            yield self.states.setdefault(message.target, [])
+
+    def add(self, message: Notification) -> None:
+        """Put a message where its age says."""
+        for ages in self._lists(message):
+            insort(ages, _age(message))
+
+    def remove(self, message: Notification) -> None:
+        """Take a message out."""
+        age = _age(message)
+        for ages in self._lists(message):
+            del ages[bisect_left(ages, age)]
+        if not self.states.get(message.target, True):
+            del self.states[message.target]
+        self.flying.discard(message.notification_id)
+
+    def is_next(self, message: Notification) -> bool:
+        """Whether a message, which is not on its way, may leave before all others: a page overtakes what is none."""
+        ages = self.pages if message.mode == "page" else self.ages
+        return not self.flying and ages[0] == _age(message)
+
+
 class Notify:
     """One partition of notify.
 
@@ -146,6 +184,8 @@ class Notify:
         self._waiting: dict[str, Waiting] = {}
         self._flying: set[str] = set()
         self._of_incident: dict[str, set[str]] = {}
+        self._queues: defaultdict[tuple[str, str], _Queue] = defaultdict(_Queue)
+        self._begun: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for name, waiting in self._waiting_rows.items():
             self._index(name, waiting)
         self._timers = Timers()
@@ -319,18 +359,33 @@ class Notify:
         self._index(name, waiting)
 
     def _index(self, name: str, waiting: Waiting) -> None:
+        message, before = waiting.notification, self._waiting.get(name)
+        queue = self._queues[_queue(message)]
+        if before is None:
+            queue.add(message)
+        if _is_begun(waiting) and not (before is not None and _is_begun(before)):
+            self._begun[_share(message)][message.cause] += 1
         self._waiting[name] = waiting
-        if waiting.flying_until_ms is None:
-            self._flying.discard(name)
-        else:
-            self._flying.add(name)
-        self._of_incident.setdefault(waiting.notification.incident_id, set()).add(name)
+        for flying in (self._flying, queue.flying):
+            if waiting.flying_until_ms is None:
+                flying.discard(name)
+            else:
+                flying.add(name)
+        self._of_incident.setdefault(message.incident_id, set()).add(name)
 
     def _drop(self, waiting: Waiting) -> None:
-        name, incident = waiting.notification.notification_id, waiting.notification.incident_id
+        message = waiting.notification
+        name, incident, share = message.notification_id, message.incident_id, _share(message)
         self._waiting_rows.discard(name)
-        self._waiting.pop(name)
+        if _is_begun(self._waiting.pop(name)):
+            self._begun[share] -= Counter([message.cause])
+            if not self._begun[share]:
+                del self._begun[share]
         self._flying.discard(name)
+        queue = self._queues[_queue(message)]
+        queue.remove(message)
+        if not queue.ages:
+            del self._queues[_queue(message)]
         self._of_incident[incident].discard(name)
         if not self._of_incident[incident]:
             del self._of_incident[incident]
@@ -418,17 +473,8 @@ class Notify:
     def _superseded(self, waiting: Waiting) -> bool:
         """Whether a newer message about how things are waits for the same destination."""
         message = waiting.notification
-        return message.purpose in _STATES and any(
-            other.notification.purpose in _STATES
-            and other.notification.destination == message.destination
-            and other.notification.target == message.target
-            and _age(other.notification) > _age(message)
-            for other in self._siblings(message)
-        )
-
-    def _siblings(self, message: Notification) -> list[Waiting]:
-        names = self._of_incident.get(message.incident_id, set())
-        return [self._waiting[name] for name in names if name != message.notification_id]
+        ages = self._queues[_queue(message)].states.get(message.target)
+        return message.purpose in _STATES and ages is not None and ages[-1] > _age(message)
 
     def _is_capped(self, message: Notification, now_ms: int) -> bool:
         """Whether a target has had its share of pages about an incident: those that arrived, and those on their way."""
@@ -436,13 +482,7 @@ class Notify:
             return False
         pages = self._pages.get(_share(message)) or Pages()
         arrived = pages.since(now_ms - self._settings.pages_within_ms)
-        begun = {
-            other.notification.cause
-            for other in self._siblings(message)
-            if other.first_ms is not None
-            and other.notification.mode == "page"
-            and other.notification.target == message.target
-        }
+        begun = self._begun.get(_share(message), Counter()).keys()
         known = {cause for _, cause in arrived}
         return message.cause not in known | begun and len(arrived) + len(begun - known) >= self._settings.pages_limit
 
@@ -462,13 +502,8 @@ class Notify:
         seen = self._seen.get(message.incident_id)
         if seen is None or seen.seq < message.seq:
             return False
-        for other in self._siblings(message):
-            same = other.notification.destination == message.destination
-            if same and other.flying_until_ms is not None:
-                return False
-            overtakes = message.mode == "page" and other.notification.mode != "page"
-            if same and not overtakes and _age(other.notification) < _age(message):
-                return False
+        if not self._queues[_queue(message)].is_next(message):
+            return False
         if len(self._flying) >= self._settings.in_flight_limit:
             return False
         pace = self._pace(message, now_ms)
@@ -532,12 +567,22 @@ class Notify:
         )
 
 
+def _queue(message: Notification) -> tuple[str, str]:
+    """Name where a message waits."""
+    return message.incident_id, message.destination
+
+
+def _is_begun(waiting: Waiting) -> bool:
+    """Whether it is a page that was tried."""
+    return waiting.notification.mode == "page" and waiting.first_ms is not None
+
+
 def _share(message: Notification) -> str:
     """Name whose share of pages a page counts against."""
     return f"{message.incident_id}/{message.target}"
 
 
-def _age(message: Notification) -> tuple[int, int, str]:
+def _age(message: Notification) -> Age:
     """Order the messages of one incident for one destination as they were decided."""
     return message.seq, message.decided_at_ms, message.notification_id
 

@@ -16,6 +16,7 @@ from config.settings import Settings
 from detectors.table import NEEDS
 from schemas.dead_letter import DeadLetter
 from schemas.fields import MalformedRecordError
+from schemas.incident import Incident
 from schemas.ledger_entry import LedgerEntry
 from schemas.window_stats import WindowStats
 from streams.runtime import specs, topics
@@ -24,6 +25,7 @@ from streams.runtime.stage_spec import Handed, Routed, StageSpec
 from streams.runtime.write_ahead import Changes
 from tests.bad_input.mutations import samples, swapped
 from tests.streams.stages.test_detect import baseline, history, sources
+from tests.streams.stages.test_triage import finding, through
 
 MODEL = "a model"
 SOON_MS, LATER_MS = 1_764_064_900_000, 1_864_064_900_000
@@ -126,6 +128,13 @@ def accepted(spec: StageSpec[Any, Any], topic: str, wires: Iterator[bytes]) -> I
             continue
 
 
+def opened(stages: Mapping[str, StageSpec[Any, Any]]) -> list[bytes]:
+    """Return incidents as triage opens them; those of the samples are over, and have no whole policy."""
+    triage = stages["triage"].make_stage({}, 0)
+    found = [finding("unsafe_output"), finding("drift", finding_id="another"), through(90), through(900)]
+    return [one.encode() for one in triage.receive(found) if isinstance(one, Incident) and one.seq == 1]
+
+
 @pytest.mark.parametrize(
     ("name", "stage"), [(name, stage) for name, (_, readers) in RECORDS.items() for stage in readers.split(", ")]
 )
@@ -134,7 +143,8 @@ def test_no_accepted_record_ends_a_stage(
 ) -> None:
     spec, topic = stages[stage], RECORDS[name][0]
     taken = 0
-    for record in accepted(spec, topic, chain.from_iterable(map(swapped, samples(name)))):
+    wires = opened(stages) if spec.name == "escalate" and name == "incident" else samples(name)
+    for record in accepted(spec, topic, chain.from_iterable(map(swapped, wires))):
         host = Host(spec, MODEL, settings.kafka.output_partitions)
         host.take(record)
         host.pass_time(SOON_MS)

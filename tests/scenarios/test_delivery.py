@@ -8,11 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.incident import Severity
-from schemas.notification import MessageReason, Notification
+from schemas.notification import MessageReason, Notification, Purpose
+from schemas.policy import Mode
 from schemas.receipt import AnswerClass, Receipt
 from schemas.response import Bucket, Contact, Response
 from schemas.through import Through
-from streams.stages.notify import Attempt, Notify, NotifyIn
+from streams.stages.notify import Attempt, Notify, NotifyIn, Waiting
 
 if TYPE_CHECKING:
     from tests.scenarios.conftest import Half
@@ -410,6 +411,28 @@ def test_one_message_at_a_time_to_a_destination_about_an_incident(
     half.fire("pii_leak")
     assert len(half.notifications) > 2
     assert len(half.attempts) == 1
+
+
+@pytest.mark.parametrize(("mode", "purpose"), [("page", "page"), ("message", "breach")])
+def test_a_message_is_judged_by_itself_however_many_wait_beside_it(half: "Half", mode: Mode, purpose: Purpose) -> None:
+    half.fire("pii_leak")
+    half.answer = lambda _attempt: None
+    one = replace(half.notifications[0], mode=mode, purpose=purpose, address="one")
+    crowd = [replace(one, notification_id=f"n{at}", decided_at_ms=one.decided_at_ms + at) for at in range(300)]
+    again = Notify(rows={}, settings=half.response.notify)
+    again.receive([*half.log, *crowd])
+    looked_up: list[str] = []
+
+    class Counted(dict[str, Waiting]):
+        def __getitem__(self, name: str) -> Waiting:
+            looked_up.append(name)
+            return super().__getitem__(name)
+
+    again._waiting = Counted(again._waiting)  # noqa: SLF001 -- how much is looked at shows nowhere else
+    [first] = again.clock(half.now_ms, live=True)
+    assert isinstance(first, Attempt)
+    assert first.notification == crowd[0]
+    assert len(looked_up) < 10 * len(crowd)
 
 
 def test_a_newer_message_takes_the_place_of_an_older_that_waits(half: "Half") -> None:
