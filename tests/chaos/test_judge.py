@@ -417,7 +417,7 @@ def test_of_two_transitions_in_one_group_the_first_that_escalate_skips_is_found(
     def is_raised(record: Any) -> bool:  # noqa: ANN401
         return isinstance(record, Incident) and record.reason == "severity_raised"
 
-    heard = HardOfHearing(0, {"escalate": [is_raised]})
+    heard = HardOfHearing(79, {"escalate": [is_raised]})
     heard.run()
     [(_, raised)] = heard.unheard
     faults, logs = Faults(), read(heard)
