@@ -30,7 +30,7 @@ from streams.stages.notify import Attempt
 ROOT = Path(__file__).parents[3]
 OPERATIONS = ROOT / "docs" / "operations.md"
 MODELS = {"fraud"}
-CHANNELS = {"webhook"}
+CHANNELS = {"log", "webhook"}
 
 
 def sample(of: type[Any], file: str, **changes: object) -> Any:  # noqa: ANN401 -- any record
