@@ -104,33 +104,34 @@ def unpack(value: bytes, record: str) -> tuple[bytes, dict[str, Counts]]:
     return head, arrays
 
 
-def name_bytes(lanes: Sequence[str]) -> Sequence[int]:
-    """How much room each lane's name takes in a header that lists it once.
-
-    >>> name_bytes(["*", "version:ü"])
-    [4, 13]
-    """
-    return [len(msgspec.json.encode(lane)) + 1 for lane in lanes]
-
-
-def lane_slices(arrays: Mapping[str, Counts], named_bytes: Sequence[int], limit_bytes: int) -> list[slice]:
+def lane_slices(
+    arrays: Mapping[str, Counts], lanes: Sequence[str], limit_bytes: int, listed: Sequence[int] | None = None
+) -> list[slice]:
     """Cut the lane axis so that each part stays below `limit_bytes` (one lane is never cut).
 
     Parameters
     ----------
-    named_bytes
-        By lane what the header holds of it.
     limit_bytes
-        For entries and for what the header holds by lane.
+        For entries and for what the header holds of lanes.
+    listed
+        By lane how often the header names it; None: once each.
+
+    Examples
+    --------
+    >>> lane_slices({"outputs": np.array([[1, 2], [3, 0], [0, 4]])}, ["*", "a", "b"], 40)
+    [slice(0, 1, None), slice(1, 3, None)]
     """
-    lanes = len(named_bytes)
-    entries = np.zeros(lanes, np.int64)
+    names_bytes = len(msgspec.json.encode(lanes)) * max(listed or (1,))
+    if names_bytes + _ENTRY_BYTES * sum(map(np.count_nonzero, arrays.values())) <= limit_bytes:
+        return [slice(0, len(lanes))]  # as nearly always, and nobody has looked at a single lane
+    sizes = np.array([len(msgspec.json.encode(lane)) + 1 for lane in lanes], np.int64)
+    sizes *= np.array(1 if listed is None else listed, np.int64)
     for array in arrays.values():
-        entries += np.count_nonzero(array.reshape(lanes, -1), axis=1)
+        sizes += _ENTRY_BYTES * np.count_nonzero(array.reshape(len(lanes), -1), axis=1)
     slices, start, held = [], 0, 0
-    for lane, size in enumerate((entries * _ENTRY_BYTES + np.array(named_bytes, np.int64)).tolist()):
+    for lane, size in enumerate(sizes.tolist()):
         if held and held + size > limit_bytes:
             slices.append(slice(start, lane))
             start, held = lane, 0
         held += size
-    return [*slices, slice(start, lanes)]
+    return [*slices, slice(start, len(lanes))]

@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, name_bytes, pack, unpack
+from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
 from schemas.binning import Binning
 from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, counted, malformed
 from schemas.output import Millis, Name
@@ -120,9 +120,9 @@ class Baseline:
 
     def split(self) -> "list[Baseline]":
         """Cut into parts below the limit of a record, but where `too_large` says that there are none."""
-        listed = Counter(chain.from_iterable(self.armed.values()))
-        named_bytes = [size * (1 + listed[lane]) for lane, size in zip(self.lanes, name_bytes(self.lanes), strict=True)]
-        slices = lane_slices(self.arrays, named_bytes, LIMIT_BYTES - self._shared_bytes())
+        armed = Counter(chain.from_iterable(self.armed.values()))
+        listed = [1 + armed[lane] for lane in self.lanes]
+        slices = lane_slices(self.arrays, self.lanes, LIMIT_BYTES - self._shared_bytes(), listed)
         return [self._cut(cut, part, len(slices)) for part, cut in enumerate(slices)]
 
     def too_large(self) -> str:

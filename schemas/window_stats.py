@@ -7,7 +7,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
-from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, name_bytes, pack, unpack
+from schemas.arrays import LIMIT_BYTES, Counts, Layout, lane_slices, pack, unpack
 from schemas.fields import REFUSALS, Count, MalformedRecordError, Ordinal, malformed
 from schemas.output import Millis, Name
 
@@ -120,7 +120,7 @@ class WindowStats:
 
     def split(self) -> "list[WindowStats]":
         """Cut into parts below the limit of a record."""
-        slices = lane_slices(self.arrays, name_bytes(self.lanes), LIMIT_BYTES - _HEADER_ROOM_BYTES)
+        slices = lane_slices(self.arrays, self.lanes, LIMIT_BYTES - _HEADER_ROOM_BYTES)
         return [
             replace(
                 self,

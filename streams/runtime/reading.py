@@ -268,7 +268,10 @@ class Told:
 
 
 def told_time(reader: Reader, worker: WorkerSettings, partitions: Sequence[int] | None = None) -> Told:
-    """Read the clock, of all partitions or of these. Where it is not as young as a worker keeps it, look whether it moves: either clock may be wrong."""
+    """Read the clock, of all partitions or of these.
+
+    Where it is not as young as a worker keeps it, look whether it moves: either clock may be wrong.
+    """
     now_ms = newest_clock_ms(reader, partitions)
     if now_ms is None:
         return Told(None, moves=False)

@@ -1,5 +1,7 @@
 """Counts behind a header: the way there and back, and bytes of somebody else."""
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
@@ -103,16 +105,24 @@ def test_mutated_bytes_are_counts_or_are_refused_and_never_worse(
 
 
 @given(
-    sizes=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 700)), min_size=1, max_size=20),
+    sizes=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 70), st.integers(1, 9)), min_size=1, max_size=20),
     limit_bytes=st.integers(100, 1500),
+    is_listed_once=st.booleans(),
 )
 def test_parts_hold_whole_lanes_in_order_and_stay_below_the_limit_unless_one_lane_is_larger(
-    sizes: list[tuple[int, int]], limit_bytes: int
+    sizes: list[tuple[int, int, int]], limit_bytes: int, *, is_listed_once: bool
 ) -> None:
-    entries, named_bytes = map(list, zip(*sizes, strict=True))
+    entries, named = [one[0] for one in sizes], [one[1] for one in sizes]
+    lanes = ["x" * length for length in named]
+    listed = [1 if is_listed_once else one[2] for one in sizes]
     array = (np.arange(30) < np.array(entries)[:, None]).astype(np.int64)
-    slices = lane_slices({"outputs": array}, named_bytes, limit_bytes)
+    slices = lane_slices({"outputs": array}, lanes, limit_bytes, None if is_listed_once else listed)
     assert [lane for cut in slices for lane in range(len(entries))[cut]] == list(range(len(entries)))
-    for cut in slices:
-        size = np.count_nonzero(array[cut]) * 12 + sum(named_bytes[cut])
-        assert cut.stop - cut.start == 1 or size <= limit_bytes
+
+    def size(cut: slice) -> int:
+        names = sum((length + 3) * times for length, times in zip(named[cut], listed[cut], strict=True))
+        return int(np.count_nonzero(array[cut])) * 12 + names
+
+    assert all(cut.stop - cut.start == 1 or size(cut) <= limit_bytes for cut in slices)
+    for cut, follows in pairwise(slices):
+        assert size(slice(cut.start, follows.start + 1)) > limit_bytes, "no part ends before it must"

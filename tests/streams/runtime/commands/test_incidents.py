@@ -299,29 +299,36 @@ def test_resolving_while_findings_fire_names_them_and_needs_to_be_insisted_upon(
     assert (status, "resolved" in out, "still firing" in err) == (Exit.DONE, True, True)
 
 
-def test_who_would_resolve_what_is_contained_and_fires_is_not_told_to_contain_it(tocsin: Tocsin, put: Put) -> None:
+@pytest.fixture
+def refusal(tocsin: Tocsin, put: Put) -> Callable[[Incident], str]:
+    """Return what says why an incident, which is put there for as long, is not resolved."""
+
+    def refused(one: Incident) -> str:
+        partition = murmur2(one.model.encode(), 4)
+        put("incidents-latest", one.incident_id.encode(), one.encode(), partition)
+        try:
+            status, _, err = tocsin("incidents", "resolve", one.display_id, "--as", "fixed", "--reason", "mended")
+        finally:
+            put("incidents-latest", one.incident_id.encode(), None, partition)
+        assert status == Exit.NOT_SO
+        return err
+
+    return refused
+
+
+def test_who_would_resolve_what_is_contained_and_fires_is_not_told_to_contain_it(
+    refusal: Callable[[Incident], str],
+) -> None:
     firing = incident(1, "fraud", Status.INVESTIGATING, Severity.HIGH).findings
-    one = replace(incident(6, "fraud", Status.CONTAINED, Severity.HIGH), findings=firing)
-    partition = murmur2(b"fraud", 4)
-    put("incidents-latest", one.incident_id.encode(), one.encode(), partition)
-    try:
-        status, _, err = tocsin("incidents", "resolve", one.display_id, "--as", "fixed", "--reason", "mended")
-    finally:
-        put("incidents-latest", one.incident_id.encode(), None, partition)
-    assert status == Exit.NOT_SO
+    err = refusal(replace(incident(6, "fraud", Status.CONTAINED, Severity.HIGH), findings=firing))
     assert "was not resolved: it is contained, wait until these have cleared, or insist by --still-firing" in err
 
 
-def test_who_would_resolve_what_fires_beyond_the_findings_that_are_kept_is_told(tocsin: Tocsin, put: Put) -> None:
+def test_who_would_resolve_what_fires_beyond_the_findings_that_are_kept_is_told(
+    refusal: Callable[[Incident], str],
+) -> None:
     one = replace(incident(6, "fraud", Status.CONTAINED, Severity.HIGH), findings=(), firing_total=10)
-    partition = murmur2(b"fraud", 4)
-    put("incidents-latest", one.incident_id.encode(), one.encode(), partition)
-    try:
-        status, _, err = tocsin("incidents", "resolve", one.display_id, "--as", "fixed", "--reason", "mended")
-    finally:
-        put("incidents-latest", one.incident_id.encode(), None, partition)
-    assert status == Exit.NOT_SO
-    assert f"still firing in {one.display_id}: 10 findings. Once" in err
+    assert f"still firing in {one.display_id}: 10 findings. Once" in refusal(one)
 
 
 def test_where_no_worker_tells_the_time_nothing_is_sent_and_a_list_says_how_old_it_is(
